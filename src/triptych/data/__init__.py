@@ -1,0 +1,1 @@
+"""From data files to rows; no torch up to ``batch``."""

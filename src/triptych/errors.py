@@ -1,0 +1,101 @@
+"""What can be wrong and how it is said: origins, coded problems and the exceptions that carry them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Code = Literal[
+    "marker-count",
+    "role-order",
+    "empty-answer",
+    "bad-shape",
+    "image-missing",
+    "image-unreadable",
+    "image-extreme",
+    "image-outside",
+    "too-long",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a sample came from."""
+
+    path: str
+    line: int
+    """1-based line of a JSONL file, or 1-based element number of a JSON array; 0 means the file as a whole."""
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}" if self.line else self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One defect of one sample: what it is, where it is, and what to do about it."""
+
+    code: Code
+    origin: Origin
+    message: str
+    """What was found and what to do, in one sentence or two."""
+    turn: int | None = None
+    """1-based turn of the conversation, where the defect belongs to one."""
+    image: int | None = None
+    """1-based image in reading order, where the defect belongs to one."""
+
+    def __str__(self) -> str:
+        place = "".join(
+            f", {name} {value}" for name, value in (("turn", self.turn), ("image", self.image)) if value is not None
+        )
+        return f"{self.origin}{place}: {self.code}: {self.message}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form: ``code``, ``origin`` (path:line), ``path``, ``line``, ``message`` and, where known, the place."""
+        fields: dict[str, Any] = {
+            "code": self.code,
+            "origin": str(self.origin),
+            "path": self.origin.path,
+            "line": self.origin.line,
+            "message": self.message,
+        }
+        if self.turn is not None:
+            fields["turn"] = self.turn
+        if self.image is not None:
+            fields["image"] = self.image
+        return fields
+
+
+class TriptychError(Exception):
+    """Base of every error that is the user's to fix; the command line prints it without a traceback."""
+
+
+class ConfigError(TriptychError):
+    """A run file or a command-line setting that cannot be used."""
+
+
+class ModelError(TriptychError):
+    """A model folder that cannot be used: missing files, an unknown family, missing special tokens."""
+
+
+class SampleError(TriptychError):
+    """One sample is defective. Raised and caught inside the data path; carries every problem found in it."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
+class DataError(TriptychError):
+    """The data cannot be used as configured; carries all problems of all sources."""
+
+    SHOWN = 20
+
+    def __init__(self, problems: Sequence[Problem], advice: str = "") -> None:
+        shown = [str(problem) for problem in problems[: self.SHOWN]]
+        if len(problems) > self.SHOWN:
+            shown.append(f"... and {len(problems) - self.SHOWN} more; `triptych check` lists all of them")
+        if advice:
+            shown.append(advice)
+        super().__init__("\n".join(shown))
+        self.problems = tuple(problems)
