@@ -1,0 +1,142 @@
+"""The command line. Commands import what they need when they run, so that ``--help`` and ``check`` start at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from triptych.errors import ConfigError, TriptychError
+
+app = typer.Typer(
+    name="triptych",
+    help="Fine-tune Qwen-VL models on samples with several images. The plan is exact before any pixel is decoded.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DataArgument = Annotated[
+    list[str], typer.Argument(metavar="RUN.yaml | DATA...", help="A run file, or data files and globs.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to change, e.g. train.epochs=3.")
+]
+MediaDir = Annotated[
+    str | None, typer.Option(help="Folder that relative image paths start from; default: each data file's folder.")
+]
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("quickstart"),
+) -> None:
+    """Write the embedded data, train the embedded tiny model on it, evaluate before and after, show."""
+    from triptych.quickstart.run import run
+
+    run(out)
+
+
+@app.command()
+def check(
+    data: DataArgument,
+    media_dir: MediaDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """Examine every record and every image header; exit 1 and list all problems if there are any."""
+    from triptych.check import check as run_check
+
+    raise typer.Exit(run_check(data, media_dir=media_dir, as_json=as_json))
+
+
+@app.command()
+def encode(
+    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Data files and globs.")],
+    model: Annotated[str, typer.Option(help="Model folder or hub name; its weights are not read.")],
+    media_dir: MediaDir = None,
+    min_pixels: Annotated[int | None, typer.Option(help="Smallest area of a resized image, px.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Largest area of a resized image, px.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write here instead of to standard output.")] = None,
+    pixels: Annotated[Path | None, typer.Option(help="Also decode, and store pixel values in this .npz.")] = None,
+) -> None:
+    """Print one JSON line per sample: exactly what the model will see."""
+    from triptych.encode import encode as run_encode
+
+    code = run_encode(
+        data, model=model, media_dir=media_dir, min_pixels=min_pixels, max_pixels=max_pixels, out=out, pixels=pixels
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def train(
+    run: RunArgument,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")
+    ] = False,
+) -> None:
+    """Check, index, plan and train."""
+    from triptych import config, report
+    from triptych.prepare import prepare
+
+    out = report.console()
+    settings = config.load(run, overrides or ())
+    output = Path(settings.output)
+    _refuse_to_mix(output, resume)
+    prepared = prepare(settings, ("train", "eval"), out)
+    (output / "run.yaml").write_text(settings.to_yaml(), encoding="utf-8")
+    # torch and transformers take seconds to import: only now that the data is known to be right.
+    from triptych.train import train as run_training
+
+    final = run_training(settings, prepared, out, resume=resume)
+    out.print(f"model: {final}", markup=False)
+
+
+@app.command("eval")
+def evaluate(
+    run: RunArgument,
+    overrides: Overrides = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Model folder to evaluate; default: the run's final model.")
+    ] = None,
+) -> None:
+    """Answer the held-out samples; print exact match per task; write predictions.jsonl and a page with the pictures."""
+    from triptych import config, report
+    from triptych.prepare import prepare
+
+    out = report.console()
+    settings = config.load(run, overrides or ())
+    if not settings.data.eval:
+        raise ConfigError(f"{run}: data.eval names no source to evaluate on")
+    folder = checkpoint or Path(settings.output) / "final"
+    if not folder.is_dir():
+        raise ConfigError(f"no model folder {folder}; train first, or name one with --checkpoint")
+    prepared = prepare(settings, ("eval",), out)
+    from triptych.evaluate import evaluate as run_evaluation
+
+    run_evaluation(settings, prepared, folder, out)
+
+
+def _refuse_to_mix(output: Path, resume: bool) -> None:
+    """A new run never writes over an older one's checkpoints."""
+    if not resume and any(output.glob("checkpoint-*")):
+        raise ConfigError(
+            f"{output} holds checkpoints of an earlier run; go on with --resume, or choose another output"
+        )
+
+
+def main() -> None:
+    """Entry point: errors that are the user's to fix are printed without a traceback and exit with 1."""
+    try:
+        app()
+    except TriptychError as error:
+        print(f"triptych: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

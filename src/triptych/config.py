@@ -1,0 +1,318 @@
+"""The run file: every setting with its meaning, from YAML and key=value; saved beside the checkpoint."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from triptych.data.layout import Budget, TooLong
+from triptych.data.plan import BatchSpec
+from triptych.data.records import Source
+from triptych.errors import ConfigError
+
+Part = Literal["vision", "merger", "language"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+class Settings(BaseModel):
+    """Base of all groups of settings: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters (Hu et al. 2021) through peft."""
+
+    rank: PositiveInt = 16
+    """Rank of the adapters."""
+    alpha: PositiveFloat = 32.0
+    """Scale: the adapters' output is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout in front of the adapters."""
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    """Linear layers to adapt, by the end of their name (``q_proj``), inside the parts that are not frozen."""
+
+
+class ModelSettings(Settings):
+    """Which model, and which of its weights learn."""
+
+    path: str
+    """Model folder, or a name on the Hugging Face hub."""
+    train: Literal["full", "lora"] = "full"
+    """``full`` trains the weights of every part that is not frozen, ``lora`` trains adapters beside them."""
+    freeze: list[Part] = []
+    """Parts that stay as they are: ``vision`` (the tower), ``merger`` (its projector), ``language``."""
+    lora: LoraSettings = LoraSettings()
+    """Adapter settings; used with ``train: lora``."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the arithmetic; trained weights are kept in float32. ``auto``: bfloat16 on a GPU that has it."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Attention implementation of transformers; ``auto`` leaves the choice to it."""
+
+    @model_validator(mode="after")
+    def _something_learns(self) -> Self:
+        if set(self.freeze) == set(PARTS):
+            raise ValueError("every part is frozen: nothing would learn; take one out of `freeze`")
+        return self
+
+
+class SourceSettings(Settings):
+    """Data files that share an image folder."""
+
+    path: str | list[str]
+    """A .json or .jsonl file, a glob, or a list of either."""
+    media_dir: str | None = None
+    """Folder that relative image paths start from; default: the folder of each data file."""
+    confine: bool = False
+    """Refuse images outside ``media_dir``."""
+    columns: dict[str, str] = {}
+    """Names of the record's keys where they differ, for example ``{conversations: dialog, images: pictures}``."""
+    tags: dict[str, str] = {}
+    """Names inside a turn where they differ, for example ``{role: speaker, content: text, user: U, assistant: A}``."""
+
+    def source(self) -> Source:
+        path = self.path if isinstance(self.path, str) else tuple(self.path)
+        return Source(path, self.media_dir, self.confine, self.columns, self.tags)
+
+
+class DataSettings(Settings):
+    """The samples, and what one of them may cost."""
+
+    train: list[SourceSettings]
+    """Sources to train on."""
+    eval: list[SourceSettings] = []
+    """Held-out sources: evaluation loss during training, ``triptych eval`` afterwards."""
+    min_pixels: PositiveInt | None = None
+    """Smallest area of a resized image, px; default: the model's own."""
+    max_pixels: PositiveInt | None = None
+    """Largest area of a resized image, px; default: the model's own."""
+    sample_image_tokens: PositiveInt | None = None
+    """Tokens that all images of one sample share; larger images shrink first."""
+    max_tokens: PositiveInt | None = None
+    """Tokens of one sample, images included."""
+    too_long: TooLong = "shrink"
+    """What happens over ``max_tokens``: shrink the images, drop the sample, report an error, or cut text too."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """Defective samples end the run before a model is loaded, or are left out and listed in ``rejected.jsonl``."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Processes that decode images ahead of training; 0 decodes in the training process."""
+    prefetch: PositiveInt = 2
+    """Rows each worker keeps ready."""
+
+    @model_validator(mode="after")
+    def _limits_in_order(self) -> Self:
+        if not self.train:
+            raise ValueError("`train` names no source")
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise ValueError("`min_pixels` is larger than `max_pixels`")
+        return self
+
+
+class BatchSettings(Settings):
+    """How a row is filled: exactly ``samples`` of them, or up to ``tokens`` and ``patches``."""
+
+    samples: PositiveInt | None = None
+    """Shuffled samples per row: the mathematics of a padded batch of as many, without the padding."""
+    tokens: PositiveInt | None = None
+    """Language tokens per row; samples are packed to fill it."""
+    patches: PositiveInt | None = None
+    """Vision patches per row, a second limit beside ``tokens``."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.samples is None) == (self.tokens is None):
+            raise ValueError("give either `samples` or `tokens` (with or without `patches`)")
+        if self.patches is not None and self.tokens is None:
+            raise ValueError("`patches` goes with `tokens`")
+        return self
+
+    def spec(self) -> BatchSpec:
+        return BatchSpec(self.samples, self.tokens, self.patches)
+
+
+class TrainSettings(Settings):
+    """The optimisation."""
+
+    epochs: PositiveInt = 1
+    """Passes over the samples."""
+    learning_rate: PositiveFloat = 1e-5
+    """Peak learning rate."""
+    part_learning_rates: dict[Part, PositiveFloat] = {}
+    """Peak learning rate of single parts, for example ``{vision: 2.0e-6}``."""
+    rows_per_step: PositiveInt = 1
+    """Rows per optimizer step, over all ranks; more than one per rank are accumulated."""
+    schedule: str = "cosine"
+    """Learning-rate schedule, by its name in transformers (``cosine``, ``linear``, ``constant_with_warmup``, ...)."""
+    warmup: Annotated[float, Field(ge=0)] = 0.03
+    """Share of the steps that warm up, if below 1; else their number."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW's decay; biases and norms are exempt."""
+    max_grad_norm: NonNegativeFloat = 1.0
+    """Gradient norm above which gradients are scaled down; 0 for never."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    seed: int = 42
+    """Seed of shuffling, adapters and dropout."""
+    log_every: PositiveInt = 10
+    """Optimizer steps between log lines."""
+    save_every: PositiveInt | Literal["epoch"] = "epoch"
+    """Optimizer steps between checkpoints."""
+    keep_checkpoints: PositiveInt | None = 2
+    """Checkpoints kept; None for all."""
+    eval_every: PositiveInt | Literal["epoch"] = "epoch"
+    """Optimizer steps between evaluation losses, where there is eval data."""
+    hf: dict[str, Any] = {}
+    """Anything else for transformers' ``TrainingArguments``, by its name there."""
+
+
+class EvalSettings(Settings):
+    """Answering held-out samples."""
+
+    max_new_tokens: PositiveInt = 256
+    """Longest answer, tokens."""
+    batch_size: PositiveInt = 16
+    """Samples answered together."""
+    limit: PositiveInt | None = None
+    """Evaluate only the first so many samples."""
+
+
+class RunSettings(Settings):
+    """One training run."""
+
+    model: ModelSettings
+    """Which model, and which of its weights learn."""
+    data: DataSettings
+    """The samples, and what one of them may cost."""
+    batch: BatchSettings
+    """How rows are filled."""
+    train: TrainSettings = TrainSettings()
+    """The optimisation."""
+    eval: EvalSettings = EvalSettings()
+    """Answering held-out samples."""
+    output: str
+    """Folder of everything the run writes."""
+
+    def budget(self, merge_size: int) -> Budget:
+        """Limits of one sample; a sample must also fit in a row."""
+        rows = [limit for limit in (self.data.max_tokens, self.batch.tokens) if limit is not None]
+        images = [limit for limit in (self.data.sample_image_tokens,) if limit is not None]
+        if self.batch.patches is not None:
+            images.append(self.batch.patches // merge_size**2)
+        return Budget(min(rows, default=None), min(images, default=None), self.data.too_long)
+
+    def sources(self, split: Literal["train", "eval"]) -> list[Source]:
+        return [settings.source() for settings in getattr(self.data, split)]
+
+    def to_yaml(self) -> str:
+        """The resolved run file: every setting, readable back by ``load``."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
+    """Read a run file and apply ``key=value`` overrides such as ``train.epochs=3``.
+
+    Raises:
+        ConfigError: naming the file, the key and, for an unknown key, the nearest known one.
+    """
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise ConfigError(f"cannot read the run file {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} is not a run file: it holds no settings")
+    for override in overrides:
+        _override(content, override)
+    try:
+        return RunSettings.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error))) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose ``1e-4`` is a number, as every user means it (YAML 1.1 reads a string without the dot)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", __import__("re").compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r} is not an override; write key=value, for example train.epochs=3")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
+    *groups, last = key.split(".")
+    target: Any = content
+    for name in groups:
+        if isinstance(target, list) and name.isdigit() and int(name) < len(target):
+            target = target[int(name)]
+        elif isinstance(target, dict):
+            target = target.setdefault(name, {})
+        else:
+            raise ConfigError(f"override {override!r}: there is nothing at {name!r}")
+    if isinstance(target, list) and last.isdigit() and int(last) < len(target):
+        target[int(last)] = value
+    elif isinstance(target, dict):
+        target[last] = value
+    else:
+        raise ConfigError(f"override {override!r}: {last!r} cannot be set there")
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for item in error.errors(include_url=False):
+        where = [
+            str(part)
+            for part in item["loc"]
+            if not str(part).startswith(("literal", "list[", "str", "int", "constrained"))
+        ]
+        key = ".".join(where)
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(where[-1], _keys(where[:-1]), n=1, cutoff=0.5)
+            yield f"unknown setting `{key}`" + (f"; did you mean `{near[0]}`?" if near else "")
+        elif item["type"] == "missing":
+            yield f"`{key}` is missing"
+        else:
+            found = json.dumps(item["input"], default=str)
+            message = item["msg"].removeprefix("Value error, ")
+            yield f"`{key}`: {message}" + (f" (found {found})" if len(found) < 60 else "") if key else message
+
+
+def _keys(path: Sequence[str]) -> list[str]:
+    """Known keys of the group of settings at ``path``."""
+    group: type[BaseModel] = RunSettings
+    for name in path:
+        if name.isdigit():
+            continue
+        field = group.model_fields.get(name)
+        candidates = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        found = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not found:
+            return []
+        group = found[0]
+    return list(group.model_fields)
+
+
+def json_schema() -> str:
+    """JSON Schema of the run file, for editors."""
+    return json.dumps(RunSettings.model_json_schema(), indent=2, ensure_ascii=False) + "\n"

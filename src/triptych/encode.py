@@ -1,0 +1,122 @@
+"""``triptych encode``: one JSON line per sample, exactly what the model will see."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import orjson
+
+from triptych.data import pixels as pixel_path
+from triptych.data.geometry import Geometry
+from triptych.data.layout import Budget
+from triptych.data.records import Source
+from triptych.data.samples import Examiner, Reading, Sample, SizedImage
+from triptych.errors import ConfigError, Problem
+from triptych.family import ModelFiles, read_model_files
+
+
+def encode(
+    data: Sequence[str],
+    *,
+    model: str,
+    media_dir: str | None,
+    min_pixels: int | None,
+    max_pixels: int | None,
+    out: Path | None,
+    pixels: Path | None,
+) -> int:
+    """Write the accepted samples in input order; rejected ones go to standard error as ``check`` prints them.
+
+    Returns:
+        The exit status: 1 if a sample was rejected.
+
+    Raises:
+        ConfigError: if a data file is missing or the limits contradict each other.
+        ModelError: if the model folder cannot be used.
+    """
+    files = read_model_files(model)
+    geometry = files.geometry.limit(min_pixels=min_pixels, max_pixels=max_pixels)
+    if geometry.min_pixels > geometry.max_pixels:
+        raise ConfigError(f"min-pixels {geometry.min_pixels:,} is larger than max-pixels {geometry.max_pixels:,}")
+    examiner = Examiner(Reading(files.template(), geometry, Budget()))
+    with ExitStack() as stack:
+        lines: IO[bytes] = stack.enter_context(out.open("wb")) if out is not None else sys.stdout.buffer
+        store = stack.enter_context(_PixelStore(pixels, files, geometry)) if pixels is not None else None
+        rejected = len(examiner.census.problems)
+        for _, sample in examiner.run([Source(tuple(data), media_dir)]):
+            for problem in examiner.census.problems[rejected:]:
+                print(problem, file=sys.stderr)
+            rejected = len(examiner.census.problems)
+            if sample is None:
+                continue
+            if store is not None:
+                problems = store.add(sample)
+                if problems:
+                    examiner.census.problems.extend(problems)
+                    print(*problems, sep="\n", file=sys.stderr)
+                    rejected = len(examiner.census.problems)
+                    continue
+            lines.write(orjson.dumps(_line(sample, geometry), option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+    return 1 if examiner.census.problems else 0
+
+
+def _line(sample: Sample, geometry: Geometry) -> dict[str, Any]:
+    layout = sample.layout(geometry)
+    return {
+        "origin": str(layout.origin),
+        "input_ids": layout.input_ids,
+        "labels": np.where(layout.supervised, layout.input_ids, -100),
+        "position_ids": layout.position_ids,
+        "image_grid_thw": layout.grids,
+        "images": [_image_fields(image) for image in sample.images()],
+    }
+
+
+def _image_fields(image: SizedImage) -> dict[str, Any]:
+    return {
+        "path": image.ref.source,
+        "height": image.height,
+        "width": image.width,
+        "resized_height": image.resized_height,
+        "resized_width": image.resized_width,
+    }
+
+
+class _PixelStore:
+    """An .npz written array by array, so that memory holds one sample."""
+
+    def __init__(self, path: Path, files: ModelFiles, geometry: Geometry) -> None:
+        import torch
+
+        from triptych.model import PixelNormalizer
+
+        self._torch = torch
+        self._normalizer = PixelNormalizer(files)
+        self._geometry = geometry
+        self._archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True)
+        self._count = 0
+
+    def __enter__(self) -> _PixelStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._archive.close()
+
+    def add(self, sample: Sample) -> list[Problem]:
+        """Store ``pixel_values_i`` of the i-th accepted sample; returns the problems if an image does not decode."""
+        assert sample.fitted is not None
+        patches, problems = pixel_path.decode_images(sample.images(), self._geometry, sample.conversation.origin)
+        if problems:
+            return problems
+        joined = pixel_path.join(patches, self._geometry)
+        values = self._normalizer(self._torch.from_numpy(joined)).numpy()
+        with self._archive.open(f"pixel_values_{self._count}.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array(file, values)
+        self._count += 1
+        return []

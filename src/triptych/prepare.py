@@ -1,0 +1,97 @@
+"""From a run file to indexed samples: read the model's small files, examine the sources, decide about problems."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock
+from rich.console import Console
+
+from triptych import report
+from triptych.config import RunSettings
+from triptych.data.corpus import Corpus, load_or_build
+from triptych.data.samples import Census, Reading
+from triptych.errors import DataError, Problem
+from triptych.family import ModelFiles, read_model_files
+
+REJECTED = "rejected.jsonl"
+Split = Literal["train", "eval"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that is known before torch is imported."""
+
+    files: ModelFiles
+    reading: Reading
+    corpora: dict[Split, Corpus]
+    """The good samples of each split that has sources."""
+    census: dict[Split, Census]
+
+
+def make_reading(files: ModelFiles, settings: RunSettings) -> Reading:
+    """How this run's model reads samples, under the run's limits."""
+    geometry = files.geometry.limit(min_pixels=settings.data.min_pixels, max_pixels=settings.data.max_pixels)
+    return Reading(files.template(), geometry, settings.budget(geometry.merge_size))
+
+
+def prepare(settings: RunSettings, splits: Sequence[Split], out: Console) -> Prepared:
+    """Index the sources of ``splits``; takes seconds, decodes no image and imports no torch.
+
+    With ``data.on_error: skip`` the problems go to ``rejected.jsonl`` in the output folder and their number is printed.
+
+    Raises:
+        ConfigError: if a data file is missing.
+        ModelError: if the model folder cannot be used.
+        DataError: with all problems of all splits, under ``data.on_error: stop``; or if no good sample is left.
+    """
+    files = read_model_files(settings.model.path)
+    reading = make_reading(files, settings)
+    folder = Path(settings.output) / "index"
+    folder.mkdir(parents=True, exist_ok=True)
+    corpora: dict[Split, Corpus] = {}
+    census: dict[Split, Census] = {}
+    for split in splits:
+        sources = settings.sources(split)
+        if not sources:
+            continue
+        # Ranks that share the folder: the first one builds, the others find the index.
+        with FileLock(folder / f"{split}.lock"), report.counting(f"indexing {split}", out) as update:
+            corpora[split], census[split] = load_or_build(sources, reading, files.tokenizer_hash(), folder, update)
+    problems = [problem for found in census.values() for problem in found.problems]
+    if problems and settings.data.on_error == "stop":
+        raise DataError(problems, "mend the data, or set data.on_error: skip to train on the rest")
+    for split, found in census.items():
+        if not found.ok:
+            raise DataError(found.problems or found.dropped, f"no good sample is left in data.{split}")
+    if is_main_process():
+        for split, found in census.items():
+            out.print(f"data.{split}: {report.census_line(found)}", markup=False)
+        write_rejected(Path(settings.output), [p for c in census.values() for p in (*c.problems, *c.dropped)], out)
+    return Prepared(files, reading, corpora, census)
+
+
+def write_rejected(output: Path, problems: Sequence[Problem], out: Console) -> None:
+    """Start ``rejected.jsonl`` with what was left out before training; none, and an old file is removed."""
+    path = output / REJECTED
+    path.unlink(missing_ok=True)
+    append_rejected(output, problems)
+    if problems:
+        out.print(f"left out: {len(problems):,} problems, listed in {path}", markup=False)
+
+
+def append_rejected(output: Path, problems: Sequence[Problem]) -> None:
+    """Add problems to ``rejected.jsonl``."""
+    if problems:
+        with (output / REJECTED).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(problem.to_dict(), ensure_ascii=False) + "\n" for problem in problems)
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for the run; launchers set RANK."""
+    return os.environ.get("RANK", "0") == "0"
