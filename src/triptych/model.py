@@ -1,0 +1,208 @@
+"""Load a model through transformers' front doors, decide what learns, and say so in a table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from triptych.config import PARTS, ModelSettings, Part
+from triptych.data.geometry import Geometry
+from triptych.errors import ConfigError, ModelError
+from triptych.family import Family, ModelFiles
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+# Files that serving needs beside the weights; which of them exist depends on the version that saved the folder.
+PROCESSOR_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
+
+
+def load_model(settings: ModelSettings, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Load the weights of ``settings.path``.
+
+    Raises:
+        ModelError: if transformers cannot load them.
+    """
+    attention = None if settings.attention == "auto" else settings.attention
+    try:
+        model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(
+            settings.path, dtype=dtype, attn_implementation=attention
+        )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ModelError(f"cannot load the model {settings.path}: {error}") from error
+    return model
+
+
+def load_trained(settings: ModelSettings, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a checkpoint for use: a whole model, or the base of ``settings`` with the adapters in ``folder`` merged in.
+
+    Raises:
+        ModelError: if transformers or peft cannot load them.
+    """
+    if not (folder / "adapter_config.json").exists():
+        return load_model(settings.model_copy(update={"path": str(folder)}), dtype=dtype)
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(load_model(settings, dtype=dtype), folder)
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged
+
+
+def set_up_training(
+    model: PreTrainedModel, family: Family, settings: ModelSettings, frozen_dtype: torch.dtype
+) -> PreTrainedModel | PeftModel:
+    """Freeze what stays, add adapters where asked; what does not learn is cast to ``frozen_dtype``.
+
+    Raises:
+        ConfigError: if nothing is left to train.
+    """
+    for name, parameter in model.named_parameters():
+        learns = settings.train == "full" and part_of(name, family) not in settings.freeze
+        parameter.requires_grad_(learns)
+        if not learns:
+            parameter.data = parameter.data.to(frozen_dtype)
+    if settings.train == "full":
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    lora = settings.lora
+    targets = list(_adapted_layers(model, family, settings))
+    if not targets:
+        raise ConfigError(
+            f"model.lora.targets {lora.targets!r} matches no linear layer of the parts that are not frozen"
+        )
+    adapters = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)  # type: ignore[arg-type]
+    return get_peft_model(model, adapters)
+
+
+def _adapted_layers(model: PreTrainedModel, family: Family, settings: ModelSettings) -> Iterator[str]:
+    """Full names of the linear layers that take adapters; the vocabulary head never does."""
+    wanted = settings.lora.targets
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or name.endswith("lm_head") or part_of(name, family) in settings.freeze:
+            continue
+        if wanted == "all-linear" or any(name == end or name.endswith(f".{end}") for end in wanted):
+            yield name
+
+
+def part_of(name: str, family: Family) -> Part:
+    """The part that a parameter or module belongs to, by its name; adapters belong to the layer they adapt."""
+    name = name.removeprefix("base_model.model.")
+    if any(name == merger or name.startswith(f"{merger}.") for merger in family.merger):
+        return "merger"
+    return "vision" if name == family.vision or name.startswith(f"{family.vision}.") else "language"
+
+
+@dataclass(frozen=True, slots=True)
+class PartSize:
+    """Parameters of one part."""
+
+    part: Part
+    total: int
+    trainable: int
+
+
+def part_sizes(model: nn.Module, family: Family) -> list[PartSize]:
+    """Parameters per part, all and trainable."""
+    total = dict.fromkeys(PARTS, 0)
+    trainable = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        part = part_of(name, family)
+        total[part] += parameter.numel()
+        trainable[part] += parameter.numel() if parameter.requires_grad else 0
+    return [PartSize(part, total[part], trainable[part]) for part in PARTS]
+
+
+class PixelNormalizer(nn.Module):
+    """Bytes to the tower's input, on the device: scale to [0, 1], normalise, repeat in time.
+
+    The same arithmetic as transformers' image processors of the family, within float32 rounding.
+    """
+
+    def __init__(self, files: ModelFiles) -> None:
+        super().__init__()
+        # (x / 255 - mean) / std as one multiplication and one addition per value
+        mean, std = (
+            torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in (files.image_mean, files.image_std)
+        )
+        self.scale: torch.Tensor
+        self.shift: torch.Tensor
+        self.register_buffer("scale", (1 / (255 * std)).float(), persistent=False)
+        self.register_buffer("shift", (-mean / std).float(), persistent=False)
+        self.frames = files.geometry.temporal_patch_size
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(P, 3 * p * p) uint8 -> (P, 3 * frames * p * p) float32"""
+        count = pixels.shape[0]
+        values = pixels.view(count, 3, 1, -1).float() * self.scale + self.shift
+        return values.expand(-1, -1, self.frames, -1).reshape(count, -1)
+
+
+class ProcessorFiles:
+    """The tokenizer and processor files of a model, with the pixel limits of a run: serving sees what training saw."""
+
+    def __init__(self, files: ModelFiles, geometry: Geometry) -> None:
+        self.files = files
+        self.geometry = geometry
+        self.extra: dict[str, str] = {}
+        """Further files to write beside them: name -> content."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write them into ``folder``; ``Trainer`` calls this for every checkpoint."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in PROCESSOR_FILES:
+            source = self.files.folder / name
+            if not source.exists():
+                continue
+            if name in ("preprocessor_config.json", "processor_config.json"):
+                content = self._limited(json.loads(source.read_text(encoding="utf-8")))
+                (target / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            else:
+                shutil.copyfile(source, target / name)
+        for name, text in self.extra.items():
+            (target / name).write_text(text, encoding="utf-8")
+
+    def _limited(self, content: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(content.get("image_processor"), dict):  # processor_config.json nests it
+            return {**content, "image_processor": self._limited(content["image_processor"])}
+        if "image_mean" not in content:
+            return content
+        # Both spellings: older releases of transformers and vLLM read the first, newer ones the second.
+        limits = {"min_pixels": self.geometry.min_pixels, "max_pixels": self.geometry.max_pixels}
+        size = {"shortest_edge": self.geometry.min_pixels, "longest_edge": self.geometry.max_pixels}
+        return {**content, **limits, "size": size}
+
+
+def choose_precision(settings: ModelSettings) -> torch.dtype:
+    """Precision of the arithmetic: as set, or bfloat16 where a GPU has it.
+
+    Raises:
+        ConfigError: if bfloat16 is asked of a GPU that lacks it.
+    """
+    supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if settings.precision == "auto":
+        return torch.bfloat16 if supported else torch.float32
+    if settings.precision == "bfloat16" and torch.cuda.is_available() and not supported:
+        raise ConfigError("model.precision: this GPU has no bfloat16; use float32")
+    return torch.bfloat16 if settings.precision == "bfloat16" else torch.float32

@@ -1,0 +1,244 @@
+"""Train: plan the run, hand rows to transformers' Trainer, normalise the loss over the step's supervised tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
+
+from triptych import report
+from triptych.callbacks import ConsoleCallback, EpochCallback, RunLogCallback, tensorboard_callback
+from triptych.config import RunSettings
+from triptych.data.batch import RowDataset
+from triptych.data.corpus import Corpus
+from triptych.data.plan import Plan, make_plan, sequential_plan
+from triptych.errors import ConfigError
+from triptych.model import (
+    PixelNormalizer,
+    ProcessorFiles,
+    choose_precision,
+    load_model,
+    part_sizes,
+    set_up_training,
+)
+from triptych.prepare import Prepared, is_main_process
+from triptych.summary import write_summary
+from triptych.trainer import RowTrainer
+
+STATE = "triptych.json"
+
+# Arguments of transformers that Triptych sets from its own settings or cannot work without.
+OWNED = {
+    "output_dir": "output",
+    "num_train_epochs": "train.epochs",
+    "per_device_train_batch_size": "batch",
+    "per_device_eval_batch_size": "batch",
+    "gradient_accumulation_steps": "train.rows_per_step",
+    "learning_rate": "train.learning_rate",
+    "lr_scheduler_type": "train.schedule",
+    "warmup_steps": "train.warmup",
+    "warmup_ratio": "train.warmup",
+    "weight_decay": "train.weight_decay",
+    "max_grad_norm": "train.max_grad_norm",
+    "seed": "train.seed",
+    "gradient_checkpointing": "train.gradient_checkpointing",
+    "bf16": "model.precision",
+    "fp16": "model.precision",
+    "dataloader_num_workers": "data.workers",
+    "dataloader_prefetch_factor": "data.prefetch",
+    "train_sampling_strategy": "batch",
+    "remove_unused_columns": "batch",
+}
+
+
+def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bool = False) -> Path:
+    """Train as ``settings`` say; returns the folder of the final model.
+
+    Raises:
+        ConfigError: for settings that cannot work together, or a checkpoint of a different run under ``resume``.
+        DataError: under ``data.on_error: stop``, if a sample breaks during training.
+    """
+    output = Path(settings.output)
+    precision = choose_precision(settings.model)
+    args = training_arguments(settings, precision)
+    plan, datasets = _plan_run(settings, prepared, args)
+    identity = {"plan": _plan_identity(settings, prepared.corpora["train"]), "rows": len(plan)}
+    checkpoint = latest_checkpoint(output) if resume else None
+    if checkpoint is not None:
+        _check_identity(checkpoint, identity)
+    family = prepared.files.family
+    model = set_up_training(load_model(settings.model), family, settings.model, precision)
+    model.config.use_cache = False
+    processor = ProcessorFiles(prepared.files, prepared.reading.geometry)
+    processor.extra = {"run.yaml": settings.to_yaml(), STATE: json.dumps(identity)}
+    steps = math.ceil(len(plan) / settings.train.rows_per_step)
+    if is_main_process():
+        _print_start(settings, prepared, model, plan, steps, precision, checkpoint, out)
+    trainer = RowTrainer(
+        model=model,
+        args=args,
+        train_dataset=datasets["train"],
+        eval_dataset=datasets.get("eval"),
+        processing_class=processor,
+        normalizer=PixelNormalizer(prepared.files),
+        family=family,
+        settings=settings,
+        plan=plan,
+        out=out,
+        callbacks=_callbacks(settings, plan, output, out),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    final = output / "final"
+    trainer.save_model(str(final))
+    if is_main_process():
+        write_summary(output, settings, trainer.state.log_history, plan, trainer.lost_samples, out)
+    return final
+
+
+def training_arguments(settings: RunSettings, precision: torch.dtype) -> TrainingArguments:
+    """TrainingArguments of transformers for these settings.
+
+    Raises:
+        ConfigError: if ``train.hf`` names an argument that has a setting of its own or does not exist.
+    """
+    train, data = settings.train, settings.data
+    for name in train.hf:
+        if name in OWNED:
+            raise ConfigError(f"train.hf.{name}: use the setting `{OWNED[name]}`")
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if train.rows_per_step % world_size:
+        raise ConfigError(f"train.rows_per_step: {train.rows_per_step} rows do not divide among {world_size} ranks")
+    has_eval = bool(data.eval)
+    arguments: dict[str, Any] = {
+        "output_dir": settings.output,
+        "num_train_epochs": 1,  # the plan holds all epochs
+        "per_device_train_batch_size": 1,
+        "per_device_eval_batch_size": 1,
+        "gradient_accumulation_steps": train.rows_per_step // world_size,
+        "learning_rate": train.learning_rate,
+        "lr_scheduler_type": train.schedule,
+        "warmup_steps": train.warmup,
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "seed": train.seed,
+        "gradient_checkpointing": train.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "bf16": precision is torch.bfloat16,
+        "dataloader_num_workers": data.workers,
+        "dataloader_prefetch_factor": data.prefetch if data.workers else None,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "train_sampling_strategy": "sequential",  # the plan is the order
+        "remove_unused_columns": False,
+        "logging_steps": train.log_every,
+        "logging_nan_inf_filter": False,  # a loss that is not a number is shown as one
+        "save_strategy": "no" if train.save_every == "epoch" else "steps",  # epochs: EpochCallback
+        "save_steps": train.save_every if isinstance(train.save_every, int) else 500,
+        "save_total_limit": train.keep_checkpoints,
+        "eval_strategy": "steps" if has_eval and isinstance(train.eval_every, int) else "no",
+        "eval_steps": train.eval_every if isinstance(train.eval_every, int) else None,
+        "report_to": "none",  # TensorBoard is added as a callback with a folder of its own
+        "disable_tqdm": True,
+        "ddp_find_unused_parameters": False,
+    }
+    try:
+        args = TrainingArguments(**{**arguments, **train.hf})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"train: {error}") from error
+    if args.n_gpu > 1:
+        raise ConfigError(
+            "several GPUs need a launcher: accelerate launch -m triptych train ..., or CUDA_VISIBLE_DEVICES=0"
+        )
+    return args
+
+
+def _plan_run(settings: RunSettings, prepared: Prepared, args: TrainingArguments) -> tuple[Plan, dict[str, RowDataset]]:
+    corpus = prepared.corpora["train"]
+    batch = settings.batch.spec()
+    train = settings.train
+    plan = make_plan(corpus.lengths, batch, epochs=train.epochs, seed=train.seed, world_size=args.world_size)
+    filler = prepared.reading.template.filler()
+    # Ranks that train the tower together must all run it, also on a row without pictures.
+    with_image = args.world_size > 1
+    datasets = {"train": RowDataset(corpus, plan, filler, with_image=with_image)}
+    if "eval" in prepared.corpora:
+        held_out = prepared.corpora["eval"]
+        eval_plan = sequential_plan(held_out.lengths, batch, world_size=args.world_size)
+        datasets["eval"] = RowDataset(held_out, eval_plan, filler, with_image=with_image)
+    return plan, datasets
+
+
+def _plan_identity(settings: RunSettings, corpus: Corpus) -> str:
+    """Names the order of the rows: two runs with the same one see the same samples at the same step."""
+    digest = hashlib.sha256()
+    digest.update(corpus.lengths.tokens.tobytes())
+    digest.update(corpus.lengths.patches.tobytes())
+    order = (asdict(settings.batch.spec()), settings.train.seed, settings.train.rows_per_step)
+    digest.update(json.dumps(order).encode())
+    return digest.hexdigest()
+
+
+def latest_checkpoint(output: Path) -> Path | None:
+    """The last complete checkpoint of a run; Trainer writes ``trainer_state.json`` last."""
+    found = []
+    for folder in output.glob("checkpoint-*"):
+        step = re.fullmatch(r"checkpoint-(\d+)", folder.name)
+        if step and (folder / "trainer_state.json").exists():
+            found.append((int(step[1]), folder))
+    return max(found)[1] if found else None
+
+
+def _check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
+    saved = json.loads((checkpoint / STATE).read_text())
+    if saved["plan"] != identity["plan"]:
+        raise ConfigError(
+            f"{checkpoint} belongs to other rows: data, limits, batch, seed or rows_per_step changed since. "
+            "Restore them, or start anew without --resume in another output folder"
+        )
+
+
+def _callbacks(settings: RunSettings, plan: Plan, output: Path, out: Console) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = [EpochCallback(settings, plan)]
+    if is_main_process():
+        callbacks += [RunLogCallback(output), ConsoleCallback(out)]
+        board = tensorboard_callback(output)
+        callbacks += [board] if board else []
+    return callbacks
+
+
+def _print_start(
+    settings: RunSettings,
+    prepared: Prepared,
+    model: nn.Module,
+    plan: Plan,
+    steps: int,
+    precision: torch.dtype,
+    checkpoint: Path | None,
+    out: Console,
+) -> None:
+    """What learns, and how much there is to do."""
+    sizes = part_sizes(model, prepared.files.family)
+    rows = [[size.part, f"{size.total:,}", f"{size.trainable:,}"] for size in sizes]
+    rows.append(["all", f"{sum(s.total for s in sizes):,}", f"{sum(s.trainable for s in sizes):,}"])
+    out.print(report.table("Parameters", ("part", "all", "trainable"), rows))
+    corpus = prepared.corpora["train"]
+    tokens = int(corpus.lengths.tokens.sum())
+    out.print(
+        f"{prepared.files.family.name}, {settings.model.train}, {str(precision).removeprefix('torch.')}: "
+        f"{len(corpus):,} samples of {tokens:,} tokens ({int(corpus.supervised.sum()):,} supervised), "
+        f"{len(plan):,} rows in {settings.train.epochs} epochs, {steps:,} steps",
+        markup=False,
+    )
+    if checkpoint is not None:
+        out.print(f"resuming from {checkpoint}", markup=False)
