@@ -1,0 +1,18 @@
+"""Fixtures shared by the tests."""
+
+from pathlib import Path
+
+import pytest
+import tiny
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Qwen2-VL with the pixel limits of a real one."""
+    return tiny.write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def small_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Qwen2-VL whose pictures cost 4 to 9 tokens: for training."""
+    return tiny.write_model(tmp_path_factory.mktemp("small"), max_pixels=84 * 84)
