@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
+
+# Tiny models are slower on several threads, and much slower when those threads wait for a busy core.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,7 @@ def write_dataset(folder: Path, samples: int, *, seed: int = 0, max_images: int 
     return path
 
 
-def write_run(folder: Path, model: Path, data: Path, **settings: Any) -> Path:
+def write_run(folder: Path, model: Path, data: Path, /, **settings: Any) -> Path:
     """A run file over ``data``; ``settings`` are merged into its groups."""
     content: dict[str, Any] = {
         "model": {"path": str(model)},

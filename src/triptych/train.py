@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import nn
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
 
 from triptych import report
 from triptych.callbacks import ConsoleCallback, EpochCallback, RunLogCallback, tensorboard_callback
@@ -51,6 +51,7 @@ OWNED = {
     "weight_decay": "train.weight_decay",
     "max_grad_norm": "train.max_grad_norm",
     "seed": "train.seed",
+    "activation_checkpointing": "train.gradient_checkpointing",
     "gradient_checkpointing": "train.gradient_checkpointing",
     "bf16": "model.precision",
     "fp16": "model.precision",
@@ -77,6 +78,7 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
     if checkpoint is not None:
         _check_identity(checkpoint, identity)
     family = prepared.files.family
+    set_seed(settings.train.seed)  # adapters start from random weights
     model = set_up_training(load_model(settings.model), family, settings.model, precision)
     model.config.use_cache = False
     processor = ProcessorFiles(prepared.files, prepared.reading.geometry)
@@ -133,8 +135,8 @@ def training_arguments(settings: RunSettings, precision: torch.dtype) -> Trainin
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "seed": train.seed,
-        "gradient_checkpointing": train.gradient_checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "activation_checkpointing": train.gradient_checkpointing,
+        "activation_checkpointing_kwargs": {"use_reentrant": False},
         "bf16": precision is torch.bfloat16,
         "dataloader_num_workers": data.workers,
         "dataloader_prefetch_factor": data.prefetch if data.workers else None,
@@ -148,6 +150,8 @@ def training_arguments(settings: RunSettings, precision: torch.dtype) -> Trainin
         "save_total_limit": train.keep_checkpoints,
         "eval_strategy": "steps" if has_eval and isinstance(train.eval_every, int) else "no",
         "eval_steps": train.eval_every if isinstance(train.eval_every, int) else None,
+        # Without this, ranks of a launcher do not find each other where there is no accelerator.
+        "use_cpu": not torch.accelerator.is_available(),
         "report_to": "none",  # TensorBoard is added as a callback with a folder of its own
         "disable_tqdm": True,
         "ddp_find_unused_parameters": False,
@@ -156,6 +160,8 @@ def training_arguments(settings: RunSettings, precision: torch.dtype) -> Trainin
         args = TrainingArguments(**{**arguments, **train.hf})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"train: {error}") from error
+    if args.world_size != world_size:
+        raise ConfigError(f"the launcher started {world_size} ranks, transformers found {args.world_size}")
     if args.n_gpu > 1:
         raise ConfigError(
             "several GPUs need a launcher: accelerate launch -m triptych train ..., or CUDA_VISIBLE_DEVICES=0"

@@ -125,6 +125,19 @@ class RowTrainer(Trainer):
         metrics = {f"{prefix}_loss": (totals[0] / totals[1].clamp(min=1)).item()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=samples)  # type: ignore[arg-type]
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load the weights of a whole-model checkpoint through ``from_pretrained``.
+
+        Checkpoints carry the names of the released weights, which ``from_pretrained`` translates to those of the
+        model's modules. Trainer's own way does not (5.23): it would resume from the base model with a warning.
+        """
+        target = self.model if model is None else model
+        if not isinstance(target, PreTrainedModel) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[arg-type]
+            return
+        saved = type(target).from_pretrained(resume_from_checkpoint, dtype="auto")
+        target.load_state_dict(saved.state_dict(), strict=True)
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Trainer's optimizer, its groups split by part where parts have learning rates of their own."""
         created = self.optimizer is None

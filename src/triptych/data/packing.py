@@ -47,6 +47,7 @@ def pack(
     """
     if len(order) and (tokens[order].max() > token_budget or patches[order].max() > patch_budget):
         raise ValueError("a sample is larger than a row")
+    token_budget = min(token_budget, int(tokens[order].sum()))  # a row larger than the whole holds no more
     rows: Rows = []
     patches_left: list[int] = []
     open_rows: list[list[int]] = [[] for _ in range(token_budget + 1)]  # by remaining tokens
@@ -89,17 +90,21 @@ def _find(
 
 
 def even_out(rows: Rows, multiple: int) -> Rows:
-    """Split the fullest rows until their number is a multiple of ``multiple``, so that every rank gets as many.
+    """Split rows of the unfinished last round until their number is a multiple of ``multiple``: as many for every rank.
 
-    Where no row is left to split, empty rows fill up; a batch of one weighs nothing in the loss.
+    Only the last ``len(rows) % multiple`` rows are touched. They belong to the last optimizer step whatever the number
+    of rows in a step, so every step holds the same samples on one rank as on many. Where no row is left to split,
+    empty rows fill up; a batch of one weighs nothing in the loss.
     """
-    rows = [list(row) for row in rows]
-    while len(rows) % multiple:
-        fullest = max(range(len(rows)), key=lambda number: len(rows[number]))
-        if len(rows[fullest]) < 2:
-            rows.append([])
+    unfinished = len(rows) % multiple
+    if not unfinished:
+        return rows
+    done, last = rows[: len(rows) - unfinished], rows[len(rows) - unfinished :]
+    while len(last) < multiple:
+        fullest = max(range(len(last)), key=lambda number: len(last[number]))
+        if len(last[fullest]) < 2:
+            last.append([])
             continue
-        half = len(rows[fullest]) // 2
-        rows.append(rows[fullest][half:])
-        rows[fullest] = rows[fullest][:half]
-    return rows
+        half = len(last[fullest]) // 2
+        last[fullest : fullest + 1] = [last[fullest][:half], last[fullest][half:]]
+    return done + last

@@ -36,8 +36,9 @@ class BatchSpec:
 class Plan:
     """All rows of a run, epoch after epoch. Rank r of w takes rows r, r + w, r + 2w, ... of it.
 
-    A pure function of lengths, batch, seed, epochs and world size: every rank computes the same one, each epoch holds
-    a multiple of ``world_size`` rows, and the row number alone is the state of a run.
+    A pure function of lengths, batch, seed, epochs and world size: every rank computes the same one, their number is
+    a multiple of ``world_size``, and the row number alone is the state of a run. An optimizer step may take rows from
+    the end of one epoch and the start of the next, so that only the run's last step can be short.
     """
 
     samples: NDArray[np.int64]
@@ -70,8 +71,10 @@ def make_plan(lengths: Lengths, batch: BatchSpec, *, epochs: int, seed: int, wor
     rows: Rows = []
     epoch_bounds = [0]
     for epoch in range(epochs):
-        rows.extend(even_out(_epoch_rows(lengths, batch, np.random.default_rng((seed, epoch))), world_size))
+        rows.extend(_epoch_rows(lengths, batch, np.random.default_rng((seed, epoch))))
         epoch_bounds.append(len(rows))
+    rows = even_out(rows, world_size)
+    epoch_bounds[-1] = len(rows)
     return _flatten(rows, epoch_bounds)
 
 

@@ -1,0 +1,52 @@
+"""Two ranks against one, through the launcher: same rows, same losses, same weights; no rank waits for another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny
+
+
+def launch(path: Path, ranks: int, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Train through torchrun on this machine's CPU."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *launcher, "-m", "triptych", "train", str(path), *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
+
+
+def losses(output: Path, key: str = "loss") -> list[float]:
+    return [entry[key] for entry in map(json.loads, (output / "log.jsonl").read_text().splitlines()) if key in entry]
+
+
+def test_two_ranks_are_one(small_model_dir: Path, tmp_path: Path) -> None:
+    # Some rows hold no picture at all, and 11 rows do not divide by two: neither may make a rank wait.
+    data = tiny.write_dataset(tmp_path, 22, max_images=1)
+    held_out = tiny.write_dataset(tmp_path, 5, seed=5, name="held.json")
+    settings = {"data": {"eval": [{"path": str(held_out)}]}, "batch": {"samples": 2}, "train": {"rows_per_step": 4}}
+    path = tiny.write_run(tmp_path, small_model_dir, data, **settings)
+    one = launch(path, 1, f"output={tmp_path / 'one'}")
+    assert one.returncode == 0, one.stderr
+    two = launch(path, 2, f"output={tmp_path / 'two'}")
+    assert two.returncode == 0, two.stderr
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    for key in ("eval_loss",):
+        assert losses(tmp_path / "two", key) == pytest.approx(losses(tmp_path / "one", key), rel=1e-5)
+    left, right = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.allclose(left[name], right[name], atol=2e-5) for name in left)
+    assert two.stderr.count("supervised), ") == 1, "one rank speaks for the run"
+
+
+def test_rows_that_do_not_divide_among_the_ranks_are_refused(small_model_dir: Path, tmp_path: Path) -> None:
+    path = tiny.write_run(tmp_path, small_model_dir, tiny.write_dataset(tmp_path, 4), train={"rows_per_step": 3})
+    found = launch(path, 2)
+    assert found.returncode != 0
+    assert "3 rows do not divide among 2 ranks" in found.stderr

@@ -1,0 +1,86 @@
+"""Answering held-out samples: in batches as alone, scores per task, files that say what was seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForImageTextToText
+
+import tiny
+from triptych import report
+from triptych.config import load
+from triptych.errors import DataError
+from triptych.evaluate import Prediction, evaluate, predict, score
+from triptych.prepare import prepare
+
+
+@pytest.fixture
+def run_file(small_model_dir: Path, tmp_path: Path) -> Path:
+    data = tiny.write_dataset(tmp_path, 9, seed=2)
+    settings = {"eval": [{"path": str(data)}]}
+    return tiny.write_run(tmp_path, small_model_dir, data, data=settings, eval={"max_new_tokens": 6})
+
+
+def test_a_batch_of_samples_is_answered_as_each_alone(small_model_dir: Path, run_file: Path) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(small_model_dir).eval()
+    answers = []
+    for size in (1, 4):
+        settings = load(run_file, [f"eval.batch_size={size}"])
+        prepared = prepare(settings, ("eval",), report.console())
+        answers.append(predict(settings, prepared, model, report.console()))
+    assert len(answers[0]) == 9
+    assert answers[0] == answers[1]
+    assert len({answer.prediction for answer in answers[0]}) > 1, "the answers depend on the sample"
+
+
+def test_predictions_scores_and_page_are_written(small_model_dir: Path, run_file: Path) -> None:
+    settings = load(run_file)
+    scores = evaluate(settings, prepare(settings, ("eval",), report.console()), small_model_dir, report.console())
+    folder = Path(settings.output) / "eval" / small_model_dir.name
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    records = json.loads(Path(settings.data.eval[0].path).read_text())
+    assert [line["reference"] for line in lines] == [item["conversations"][-1]["value"] for item in records]
+    assert [line["images"] for line in lines] == [item["images"] for item in records]
+    assert [line["origin"].rpartition(":")[2] for line in lines] == [str(n) for n in range(1, 10)]
+    assert list(scores) == ["task-0", "task-1", "all"]
+    assert json.loads((folder / "scores.json").read_text())["all"]["samples"] == 9
+    page = (folder / "index.html").read_text()
+    assert page.count("<article") == 9
+    assert page.count("data:image/jpeg") == sum(len(item["images"]) for item in records)
+
+
+def test_the_prompt_holds_the_history_and_not_the_last_answer(run_file: Path) -> None:
+    settings = load(run_file)
+    prepared = prepare(settings, ("eval",), report.console())
+    template, corpus = prepared.reading.template, prepared.corpora["eval"]
+    records = json.loads(Path(settings.data.eval[0].path).read_text())
+    prompt, answer = template.split_answer(corpus.encoded(0))
+    assert template.decode(answer.tolist()) == records[0]["conversations"][3]["value"]
+    shown = template.readable(prompt)
+    first = records[0]["conversations"][1]["value"]
+    assert shown.endswith(f"assistant: {first}\nuser: And why?")
+    assert template.tokenizer.decode(prompt.ids.tolist(), skip_special_tokens=False).endswith("<|im_start|>assistant\n")
+
+
+def test_a_picture_that_broke_since_it_was_indexed_ends_the_evaluation(small_model_dir: Path, run_file: Path) -> None:
+    settings = load(run_file)
+    prepared = prepare(settings, ("eval",), report.console())
+    picture = sorted((run_file.parent / "images").iterdir())[0]
+    picture.unlink()
+    model = AutoModelForImageTextToText.from_pretrained(small_model_dir)
+    with pytest.raises(DataError, match=picture.name):
+        predict(settings, prepared, model, report.console())
+
+
+def test_scores_count_exact_matches_per_task() -> None:
+    def item(task: str | None, match: bool) -> Prediction:
+        return Prediction("a:1", task, "", [], "", "", match, True)
+
+    scores = score([item("b", True), item("a", False), item("b", False), item(None, True)])
+    assert {name: (value.samples, value.matches) for name, value in scores.items()} == {
+        "a": (1, 0),
+        "b": (2, 1),
+        "all": (4, 2),
+    }
