@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
+
+import tiny
 
 # Tiny models are slower on several threads, and much slower when those threads wait for a busy core.
 torch.set_num_threads(1)

@@ -11,9 +11,19 @@ import numpy as np
 from PIL import Image
 
 WORDS = (
-    "Compare the left picture with the right one. Which digit is larger? The second shows a cat, the first a dog. "
-    "请比较这两张图片。第一张图里有什么？两张图片相同。 Answer in one word: yes or no. Both are equal."
-).split()
+    *(
+        "Compare the left picture with the right one.",
+        "Which digit is larger?",
+        "The second shows a cat, the first a dog.",
+    ),
+    *(
+        "请比较这两张图片。",
+        "第一张图里有什么？",
+        "两张图片相同。",
+        "Answer in one word: yes or no.",
+        "Both are equal.",
+    ),
+)
 
 ANSWERS = ("The first.", "Both are equal.", "第二张图更大。", "No, it is a dog.", "yes")
 

@@ -89,8 +89,9 @@ def evaluate(settings: RunSettings, prepared: Prepared, folder: Path, out: Conso
         DataError: under ``data.on_error: stop``, if an image that was fine no longer decodes.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_trained(settings.model, folder, choose_precision(settings.model)).to(device)
-    model.eval()
+    model = load_trained(settings.model, folder, choose_precision(settings.model))
+    model.to(device)  # type: ignore[arg-type]  # decorated without its types in transformers
+    model.train(False)
     predictions = predict(settings, prepared, model, out)
     scores = score(predictions)
     target = Path(settings.output) / "eval" / folder.name

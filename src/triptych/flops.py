@@ -85,4 +85,4 @@ class FlopCounter:
         images = float(batch.image_grid_thw.prod(1).double().square().sum())
         total += 3 * self.text_attention * samples
         passes = 3 if self.input_grad["vision"] else 1
-        return total + passes * self.vision_attention * images
+        return float(total + passes * self.vision_attention * images)

@@ -133,7 +133,7 @@ class RowTrainer(Trainer):
         """
         target = self.model if model is None else model
         if not isinstance(target, PreTrainedModel) or self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[arg-type]
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         saved = type(target).from_pretrained(resume_from_checkpoint, dtype="auto")
         target.load_state_dict(saved.state_dict(), strict=True)

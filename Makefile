@@ -1,0 +1,46 @@
+# Every chore is one word; `make` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test check fmt bench docs tiny-base clean
+
+help:  ## List the chores
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F': *' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## Create .venv and install Triptych with its tools, versions as in constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,track]'
+	touch $(STAMP)
+
+quickstart: $(STAMP)  ## Train the embedded tiny model on the embedded data, evaluate, show (a few minutes)
+	rm -rf quickstart
+	$(BIN)/triptych quickstart --out quickstart
+
+test: $(STAMP)  ## Run the tests
+	$(BIN)/pytest -q
+
+check: $(STAMP)  ## Lint and type check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fmt: $(STAMP)  ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## Run the benchmarks; results go to benchmarks/results
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+docs: $(STAMP)  ## Write the generated pages: JSON Schema and table of settings
+	$(BIN)/python tools/write_reference.py
+
+tiny-base: $(STAMP)  ## Train the base model of the quickstart anew (about ten minutes)
+	$(BIN)/python tools/make_tiny_base.py
+
+clean:  ## Remove what the chores made, .venv excepted
+	rm -rf quickstart runs build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,61 @@
+"""Write what follows from the code: the JSON Schema of run files and the table of settings."""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from triptych.config import RunSettings, json_schema
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def settings_table() -> str:
+    """Markdown: every setting with its default and its sentence, group by group."""
+    lines = [
+        "# Settings",
+        "",
+        "Generated from `src/triptych/config.py` by `make docs`. Any of them can be changed on the command line:",
+        "`triptych train run.yaml train.epochs=3 data.max_pixels=401408`. Unknown names are refused.",
+    ]
+    for name, field in RunSettings.model_fields.items():
+        if not _groups(field.annotation):
+            lines += ["", f"## `{name}`", "", field.description or ""]
+            continue
+        for path, group in _walk(name, field.annotation):
+            lines += ["", f"## `{path}`", "", "| setting | default | meaning |", "|---|---|---|"]
+            for key, item in group.model_fields.items():
+                default = "required" if item.is_required() else f"`{_plain(item.get_default())}`"
+                lines.append(f"| `{key}` | {default} | {item.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _walk(path: str, annotation: object) -> list[tuple[str, type[BaseModel]]]:
+    found = []
+    for group in _groups(annotation):
+        found.append((path, group))
+        for key, field in group.model_fields.items():
+            found += _walk(f"{path}.{key}", field.annotation)
+    return found
+
+
+def _groups(annotation: object) -> list[type[BaseModel]]:
+    candidates = [annotation, *typing.get_args(annotation)]
+    return [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
+
+
+def _plain(value: object) -> object:
+    return "..." if isinstance(value, BaseModel) else value
+
+
+def pages() -> dict[Path, str]:
+    """File -> content of every generated page."""
+    return {DOCS / "run.schema.json": json_schema(), DOCS / "settings.md": settings_table()}
+
+
+if __name__ == "__main__":
+    for path, content in pages().items():
+        path.write_text(content, encoding="utf-8")
+        print(path.relative_to(DOCS.parent))
