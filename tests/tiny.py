@@ -11,18 +11,14 @@ import numpy as np
 from PIL import Image
 
 WORDS = (
-    *(
-        "Compare the left picture with the right one.",
-        "Which digit is larger?",
-        "The second shows a cat, the first a dog.",
-    ),
-    *(
-        "请比较这两张图片。",
-        "第一张图里有什么？",
-        "两张图片相同。",
-        "Answer in one word: yes or no.",
-        "Both are equal.",
-    ),
+    "Compare the left picture with the right one.",
+    "Which digit is larger?",
+    "The second shows a cat, the first a dog.",
+    "请比较这两张图片。",
+    "第一张图里有什么？",
+    "两张图片相同。",
+    "Answer in one word: yes or no.",
+    "Both are equal.",
 )
 
 ANSWERS = ("The first.", "Both are equal.", "第二张图更大。", "No, it is a dog.", "yes")
@@ -72,7 +68,7 @@ def write_dataset(folder: Path, samples: int, *, seed: int = 0, max_images: int 
             suffix = "jpg" if place % 2 else "png"
             path = folder / "images" / f"{Path(name).stem}-{number}-{place}.{suffix}"
             images.append(str(write_picture(path, height, width, seed=number * 10 + place).relative_to(folder)))
-        words = " ".join(random.choice(WORDS, int(random.integers(3, 12))))
+        words = " ".join(random.choice(WORDS, int(random.integers(1, 4))))
         item = record(images, "<image>" * count + words, str(random.choice(ANSWERS)), task=f"task-{number % 2}")
         if number % 3 == 0:
             item["conversations"] += [

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from collections import Counter
 from collections.abc import Sequence
+
+import orjson
 
 from triptych import config, report
 from triptych.data.records import Source
@@ -50,8 +51,8 @@ def check(arguments: Sequence[str], *, media_dir: str | None, as_json: bool) -> 
             "problems": [problem.to_dict() for problem in census.problems],
             "dropped": [problem.to_dict() for problem in census.dropped],
         }
-        json.dump(result, sys.stdout, ensure_ascii=False)
-        sys.stdout.write("\n")
+        sys.stdout.buffer.write(orjson.dumps(result) + b"\n")  # UTF-8 whatever the terminal's encoding
+        sys.stdout.flush()
     else:
         report.print_problems(out, census.problems)
         out.print(report.census_line(census), markup=False)

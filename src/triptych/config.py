@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -32,7 +33,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 class Settings(BaseModel):
     """Base of all groups of settings: unknown keys are refused, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class LoraSettings(Settings):
@@ -220,7 +221,7 @@ class RunSettings(Settings):
 
     def to_yaml(self) -> str:
         """The resolved run file: every setting, readable back by ``load``."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
@@ -233,7 +234,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"cannot read the run file {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that is none
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} is not a run file: it holds no settings")
@@ -249,9 +250,14 @@ class _Loader(yaml.SafeLoader):
     """YAML whose ``1e-4`` is a number, as every user means it (YAML 1.1 reads a string without the dot)."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", __import__("re").compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the strings that ``_Loader`` would take for numbers."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -260,18 +266,18 @@ def _override(content: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{override!r} is not an override; write key=value, for example train.epochs=3")
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
     *groups, last = key.split(".")
     target: Any = content
     for name in groups:
-        if isinstance(target, list) and name.isdigit() and int(name) < len(target):
+        if isinstance(target, list) and name.isdecimal() and int(name) < len(target):
             target = target[int(name)]
         elif isinstance(target, dict):
             target = target.setdefault(name, {})
         else:
             raise ConfigError(f"override {override!r}: there is nothing at {name!r}")
-    if isinstance(target, list) and last.isdigit() and int(last) < len(target):
+    if isinstance(target, list) and last.isdecimal() and int(last) < len(target):
         target[int(last)] = value
     elif isinstance(target, dict):
         target[last] = value
@@ -281,11 +287,10 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 def _explain(error: ValidationError) -> Iterator[str]:
     for item in error.errors(include_url=False):
-        where = [
-            str(part)
-            for part in item["loc"]
-            if not str(part).startswith(("literal", "list[", "str", "int", "constrained"))
-        ]
+        *groups, last = item["loc"] or ("",)
+        where = [str(part) for part in groups if not _names_type(part)]
+        if item["type"] in ("extra_forbidden", "missing") or not _names_type(last):
+            where.append(str(last))
         key = ".".join(where)
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(where[-1], _keys(where[:-1]), n=1, cutoff=0.5)
@@ -293,9 +298,22 @@ def _explain(error: ValidationError) -> Iterator[str]:
         elif item["type"] == "missing":
             yield f"`{key}` is missing"
         else:
-            found = json.dumps(item["input"], default=str)
+            found = _found(item["input"])
             message = item["msg"].removeprefix("Value error, ")
-            yield f"`{key}`: {message}" + (f" (found {found})" if len(found) < 60 else "") if key else message
+            yield f"`{key}`: {message}" + (f" (found {found})" if 0 < len(found) < 60 else "") if key else message
+
+
+def _found(value: Any) -> str:
+    """A value in a message; nothing for one that JSON cannot write (YAML can hold itself)."""
+    try:
+        return json.dumps(value, default=str, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return ""
+
+
+def _names_type(part: str | int) -> bool:
+    """Whether this part of an error's place is the type that pydantic tried, where a setting takes several."""
+    return part in ("str", "int", "[key]") or str(part).startswith(("literal[", "list[", "constrained-"))
 
 
 def _keys(path: Sequence[str]) -> list[str]:

@@ -37,7 +37,7 @@ def encode(
         The exit status: 1 if a sample was rejected.
 
     Raises:
-        ConfigError: if a data file is missing or the limits contradict each other.
+        ConfigError: if a data file is missing, the limits contradict each other, or an output cannot be written.
         ModelError: if the model folder cannot be used.
     """
     files = read_model_files(model)
@@ -45,11 +45,16 @@ def encode(
     if geometry.min_pixels > geometry.max_pixels:
         raise ConfigError(f"min-pixels {geometry.min_pixels:,} is larger than max-pixels {geometry.max_pixels:,}")
     examiner = Examiner(Reading(files.template(), geometry, Budget()))
+    source = Source(tuple(data), media_dir)
+    _refuse_to_overwrite(source.files(), [path for path in (out, pixels) if path is not None])
     with ExitStack() as stack:
-        lines: IO[bytes] = stack.enter_context(out.open("wb")) if out is not None else sys.stdout.buffer
-        store = stack.enter_context(_PixelStore(pixels, files, geometry)) if pixels is not None else None
+        try:
+            lines: IO[bytes] = stack.enter_context(out.open("wb")) if out is not None else sys.stdout.buffer
+            store = stack.enter_context(_PixelStore(pixels, files, geometry)) if pixels is not None else None
+        except OSError as error:
+            raise ConfigError(f"cannot write {error.filename}: {error.strerror}") from error
         rejected = len(examiner.census.problems)
-        for _, sample in examiner.run([Source(tuple(data), media_dir)]):
+        for _, sample in examiner.run([source]):
             for problem in examiner.census.problems[rejected:]:
                 print(problem, file=sys.stderr)
             rejected = len(examiner.census.problems)
@@ -64,6 +69,12 @@ def encode(
                     continue
             lines.write(orjson.dumps(_line(sample, geometry), option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
     return 1 if examiner.census.problems else 0
+
+
+def _refuse_to_overwrite(data_files: Sequence[str], outputs: Sequence[Path]) -> None:
+    for path in outputs:
+        if path.exists() and any(path.samefile(name) for name in data_files):
+            raise ConfigError(f"{path} is a data file; write the result somewhere else")
 
 
 def _line(sample: Sample, geometry: Geometry) -> dict[str, Any]:
@@ -115,7 +126,10 @@ class _PixelStore:
         if problems:
             return problems
         joined = pixel_path.join(patches, self._geometry)
-        values = self._normalizer(self._torch.from_numpy(joined)).numpy()
+        if patches:
+            values = self._normalizer(self._torch.from_numpy(joined)).numpy()
+        else:
+            values = np.empty((0, joined.shape[1] * self._geometry.temporal_patch_size), np.float32)
         with self._archive.open(f"pixel_values_{self._count}.npy", "w", force_zip64=True) as file:
             np.lib.format.write_array(file, values)
         self._count += 1

@@ -73,24 +73,27 @@ def read_model_files(path: str) -> ModelFiles:
     folder = _local_folder(path)
     config = _read_json(folder, "config.json", path)
     model_type = config.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ModelError(f"{path}: model_type {model_type!r} is not supported; these are: {', '.join(FAMILIES)}")
     if not (folder / "tokenizer.json").exists():
         raise ModelError(
             f"{path} has no tokenizer.json; save it with AutoTokenizer.from_pretrained(...).save_pretrained"
         )
     processor = _image_processor(folder, path)
-    vision = config["vision_config"]
-    size = processor.get("size") or {}
-    geometry = Geometry(
-        patch_size=vision["patch_size"],
-        merge_size=vision["spatial_merge_size"],
-        temporal_patch_size=vision["temporal_patch_size"],
-        # Older files name the limits min_pixels and max_pixels, newer ones keep them in `size`.
-        min_pixels=processor.get("min_pixels") or size["shortest_edge"],
-        max_pixels=processor.get("max_pixels") or size["longest_edge"],
-    )
-    mean, std = tuple(processor["image_mean"]), tuple(processor["image_std"])
+    try:
+        vision = config["vision_config"]
+        size = processor.get("size") or {}
+        geometry = Geometry(
+            patch_size=vision["patch_size"],
+            merge_size=vision["spatial_merge_size"],
+            temporal_patch_size=vision["temporal_patch_size"],
+            # Older files name the limits min_pixels and max_pixels, newer ones keep them in `size`.
+            min_pixels=processor.get("min_pixels") or size["shortest_edge"],
+            max_pixels=processor.get("max_pixels") or size["longest_edge"],
+        )
+        mean, std = tuple(processor["image_mean"]), tuple(processor["image_std"])
+    except KeyError as error:
+        raise ModelError(f"{path}: no {error} in its config files; it is not a complete model folder") from error
     return ModelFiles(folder, FAMILIES[model_type], geometry, mean, std, config)
 
 
@@ -100,11 +103,11 @@ def _local_folder(path: str) -> Path:
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise ModelError(f"no model folder {path!r}")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(path, allow_patterns=["*.json", "*.txt", "*.jinja"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(f"{path!r} is neither a model folder nor reachable on the hub: {error}") from error
 
 
@@ -122,6 +125,8 @@ def _read_json(folder: Path, name: str, path: str) -> dict[str, Any]:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{path} has no {name}: it is not a complete model folder") from error
+    except OSError as error:
+        raise ModelError(f"cannot read {path}/{name}: {error.strerror}") from error
     except ValueError as error:
         raise ModelError(f"{path}/{name} is not valid JSON: {error}") from error
     if not isinstance(content, dict):

@@ -16,7 +16,7 @@ from triptych import report
 from triptych.config import RunSettings
 from triptych.data.corpus import Corpus, load_or_build
 from triptych.data.samples import Census, Reading
-from triptych.errors import DataError, Problem
+from triptych.errors import ConfigError, DataError, Problem
 from triptych.family import ModelFiles, read_model_files
 
 REJECTED = "rejected.jsonl"
@@ -35,8 +35,17 @@ class Prepared:
 
 
 def make_reading(files: ModelFiles, settings: RunSettings) -> Reading:
-    """How this run's model reads samples, under the run's limits."""
+    """How this run's model reads samples, under the run's limits.
+
+    Raises:
+        ConfigError: if the limits contradict the model's own.
+    """
     geometry = files.geometry.limit(min_pixels=settings.data.min_pixels, max_pixels=settings.data.max_pixels)
+    if geometry.min_pixels > geometry.max_pixels:
+        raise ConfigError(
+            f"data.min_pixels {geometry.min_pixels:,} is larger than data.max_pixels {geometry.max_pixels:,} "
+            "(one of them is the model's own)"
+        )
     return Reading(files.template(), geometry, settings.budget(geometry.merge_size))
 
 

@@ -33,7 +33,8 @@ LOG_LINE: dict[str, tuple[str, str]] = {
 
 def console() -> Console:
     """Console for people: standard error, so that standard output stays clean for machines."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    # Without emoji=False the place `data.jsonl:100:` would turn into a picture.
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def log_line(logs: Mapping[str, Any], step: int, steps: int) -> str:
@@ -79,7 +80,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 def counting(description: str, out: Console) -> Iterator[Callable[[Census], None]]:
     """A running count of examined samples, shown while the work lasts."""
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,.0f} samples"), TimeElapsedColumn())
-    with Progress(*columns, console=out, transient=True) as progress:
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
         task = progress.add_task(description, total=None)
 
         def update(census: Census) -> None:
@@ -99,6 +100,6 @@ def bar(description: str, total: int, out: Console) -> Iterator[Callable[[int], 
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=out, transient=True) as progress:
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done: progress.advance(task, done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -102,6 +103,10 @@ class _Parser:
     def _fail(self, code: Code, message: str, turn: int | None = None, image: int | None = None) -> None:
         self.problems.append(Problem(code, self.origin, message, turn=turn, image=image))
 
+    def _keys(self) -> str:
+        shown = ", ".join(f"`{key[:40]}`" for key in sorted(self.data)[:20])
+        return f"the keys are {shown}" if shown else "it has no key"
+
     def _column(self, name: str) -> Any:
         return self.data.get(self.columns.get(name, name))
 
@@ -113,7 +118,7 @@ class _Parser:
                 )
         key = next((key for key in ("conversations", "messages") if self._column(key) is not None), None)
         if key is None:
-            self._fail("bad-shape", f"neither `conversations` nor `messages`; the keys are {sorted(self.data)}")
+            self._fail("bad-shape", f"neither `conversations` nor `messages`; {self._keys()}")
             return []
         messages = self._column(key)
         if not isinstance(messages, list) or not messages:
@@ -142,7 +147,8 @@ class _Parser:
         role = self.roles.get(name) if isinstance(name, str) else None
         if role is None:
             known = ", ".join(self.roles)
-            self._fail("bad-shape", f"`{role_key}` is {name!r}; the known roles are {known}", turn=number)
+            found = reprlib.repr(name) if isinstance(name, str) else json_type(name)
+            self._fail("bad-shape", f"`{role_key}` is {found}; the known roles are {known}", turn=number)
         parts = self._parts(content, content_key, number)
         loss = message.get("loss", True)
         if not isinstance(loss, bool):

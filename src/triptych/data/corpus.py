@@ -27,7 +27,7 @@ from triptych.data.samples import Census, Examiner, Reading, Sample, SizedImage
 from triptych.data.template import Encoded
 from triptych.errors import Origin, Problem
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the columns or the meaning of one change: older indexes are then built anew."""
 
 BATCH_ROWS = 4096
@@ -168,9 +168,9 @@ def load_or_build(
     folder.mkdir(parents=True, exist_ok=True)
     path, census_path = folder / f"{key}.arrow", folder / f"{key}.json"
     if path.exists() and census_path.exists():
-        corpus = Corpus(path)
-        if corpus.is_current():
-            return corpus, _read_census(census_path)
+        corpus, census = Corpus(path), _read_census(census_path)
+        if corpus.is_current() and all(images.stamp(name) == stamp for name, stamp in census.failed.items()):
+            return corpus, census
     examiner = Examiner(reading)
     _write(path, key, reading.geometry, _samples(examiner, sources, on_sample))
     _write_census(census_path, examiner.census)
@@ -247,4 +247,5 @@ def _read_census(path: Path) -> Census:
     content = json.loads(path.read_text())
     for name in ("problems", "dropped"):
         content[name] = [Problem(**{**item, "origin": Origin(**item["origin"])}) for item in content[name]]
+    content["failed"] = {name: stamp and tuple(stamp) for name, stamp in content["failed"].items()}
     return Census(**content)

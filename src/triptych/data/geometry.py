@@ -9,6 +9,7 @@ The only module that knows how pixels become patches and patches become language
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -77,20 +78,26 @@ class Geometry:
     def shrunk(self, height: int, width: int, token_cap: int) -> tuple[int, int]:
         """Resized size under ``token_cap`` tokens, but never below ``min_pixels``.
 
-        Rounding down to whole tokens can undershoot ``min_pixels``; then the cap of this picture is raised until it
-        does not. The result is always what ``resized`` gives under some ``max_pixels``.
+        Rounding to whole tokens can undershoot ``min_pixels``; then the limit of this picture is raised until it does
+        not. A long thin picture overshoots its limit, since its short side cannot go below one token; then the limit
+        is lowered until it does not. The result is always what ``resized`` gives under some ``max_pixels``.
         """
         natural = self.resized(height, width)
-        area = self.factor * self.factor
         if self.tokens(*natural) <= token_cap:
             return natural
-        cap = max(token_cap, math.ceil(self.min_pixels / area))
-        while cap * area < self.max_pixels:
-            size = self.limit(max_pixels=cap * area).resized(height, width)
-            if size[0] * size[1] >= self.min_pixels:
-                return size
-            cap += 1
-        return natural
+
+        def under(limit: int) -> tuple[int, int]:
+            return self.limit(max_pixels=limit).resized(height, width)
+
+        limit = min(token_cap * self.factor * self.factor, self.max_pixels)
+        size = under(limit)
+        if self.tokens(*size) > token_cap:
+            fitting = bisect_right(range(1, limit + 1), token_cap, key=lambda limit: self.tokens(*under(limit)))
+            size = under(max(1, fitting))
+        if size[0] * size[1] < self.min_pixels:
+            too_low = bisect_left(range(1, self.max_pixels), self.min_pixels, key=lambda limit: math.prod(under(limit)))
+            size = under(too_low + 1)
+        return size
 
 
 def is_extreme(height: int, width: int) -> bool:

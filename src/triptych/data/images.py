@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import errno
 import io
 import os
+import stat
 import struct
 import urllib.parse
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO
 
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from triptych.data.conversation import ImageRef
 from triptych.data.geometry import MAX_ASPECT, is_extreme
@@ -24,8 +26,18 @@ MAX_IMAGE_PIXELS = 178_956_970
 """Pictures with more pixels are taken for decompression bombs (the limit at which Pillow raises its error)."""
 
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _FLOAT_MODES = ("F",)  # 32-bit floating point: no range is defined, so no 8-bit picture follows from it
-_PNG_METADATA = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")  # chunks that can carry an orientation
+_PNG_TEXTS = (b"iTXt", b"tEXt", b"zTXt")
+_PNG_KEYWORDS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # of the texts that can hold an orientation
 
 
 class ImageError(Exception):
@@ -58,18 +70,24 @@ def locate(ref: ImageRef, media_root: str, confine: bool) -> str:
     if source.startswith("data:"):
         return source
     if source.startswith("file://"):
-        source = urllib.parse.unquote(urllib.parse.urlsplit(source).path)
+        source = urllib.parse.unquote(source.removeprefix("file://").removeprefix("localhost"))
     elif "://" in source:
-        raise ImageError("image-missing", f"remote address {source!r} is not read; download it and name the file")
+        raise ImageError("image-missing", f"remote address {_name(source)} is not read; download it and name the file")
     path = os.path.join(media_root, source)
-    if confine:
-        root = os.path.realpath(media_root)
-        if os.path.commonpath((root, os.path.realpath(path))) != root:
-            message = (
-                f"{source!r} leads outside the media folder {media_root!r}; move the file in, or set confine: false"
-            )
-            raise ImageError("image-outside", message)
+    if confine and not _is_inside(path, media_root):
+        message = (
+            f"{_name(source)} leads outside the media folder {media_root!r}; move the file in, or set confine: false"
+        )
+        raise ImageError("image-outside", message)
     return path
+
+
+def _is_inside(path: str, root: str) -> bool:
+    root = os.path.realpath(root)
+    try:
+        return os.path.commonpath((root, os.path.realpath(path))) == root
+    except ValueError:  # not a file name (a NUL byte in it): nothing lies outside
+        return True
 
 
 def stamp(location: str) -> tuple[int, int] | None:
@@ -91,26 +109,43 @@ def open_bytes(location: str) -> Iterator[IO[bytes]]:
         ImageError: ``image-missing`` or ``image-unreadable``.
     """
     if location.startswith("data:"):
-        header, _, payload = location.partition(",")
-        if not header.endswith(";base64"):
-            raise ImageError("image-unreadable", "a data URI must be base64: data:image/png;base64,...")
-        try:
-            yield io.BytesIO(base64.b64decode(payload, validate=True))
-        except binascii.Error as error:
-            raise ImageError("image-unreadable", f"the data URI is not valid base64: {error}") from error
+        yield io.BytesIO(_inline(location))
         return
     try:
-        file = open(location, "rb")  # noqa: SIM115 - closed below, around the yield
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageError("image-missing", f"no file {location!r}; restore it, or mend the path or media_dir") from error
-    except IsADirectoryError as error:
-        raise ImageError("image-missing", f"{location!r} is a folder, not an image") from error
-    except ValueError as error:  # a NUL byte in the name
-        raise ImageError("image-missing", f"{location!r} is not a file name: {error}") from error
+        mode = os.stat(location).st_mode
     except OSError as error:
-        raise ImageError("image-unreadable", f"cannot open {location!r}: {error.strerror}") from error
-    with file:
-        yield file
+        raise _not_read(location, error) from error
+    except ValueError as error:  # a NUL byte in the name
+        raise ImageError("image-missing", f"{_name(location)} is not a file name: {error}") from error
+    if stat.S_ISDIR(mode):
+        raise ImageError("image-missing", f"{_name(location)} is a folder, not an image")
+    if not stat.S_ISREG(mode):  # to open a pipe could wait for ever
+        raise ImageError("image-unreadable", f"{_name(location)} is a pipe or device, not a file")
+    try:
+        with open(location, "rb") as file:
+            yield file
+    except OSError as error:
+        raise _not_read(location, error) from error
+
+
+def _not_read(location: str, error: OSError) -> ImageError:
+    name = _name(location)
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return ImageError("image-missing", f"no file {name}; restore it, or mend the path or media_dir")
+    if error.errno == errno.ENAMETOOLONG:
+        advice = "base64 data needs data:image/png;base64, in front"
+        return ImageError("image-missing", f"no file {name}: the name is too long; {advice}")
+    return ImageError("image-unreadable", f"cannot read {name}: {error.strerror or error}")
+
+
+def _inline(uri: str) -> bytes:
+    header, _, payload = uri.partition(",")
+    if not header.endswith(";base64"):
+        raise ImageError("image-unreadable", "a data URI must be base64: data:image/png;base64,...")
+    try:
+        return base64.b64decode(payload, validate=True)
+    except ValueError as error:
+        raise ImageError("image-unreadable", f"the data URI is not valid base64: {error}") from error
 
 
 def measure(location: str) -> Measured:
@@ -150,9 +185,7 @@ def opened(file: IO[bytes], location: str) -> Iterator[Image.Image]:
         ImageError: ``image-unreadable`` for what is not an image, is damaged in its header, is larger than
             ``MAX_IMAGE_PIXELS``, or holds floating-point pixels.
     """
-    with warnings.catch_warnings():
-        # Pillow warns of large but sane pictures and of odd metadata; neither changes the pixels.
-        warnings.simplefilter("ignore")
+    with _quiet():
         try:
             image = Image.open(file)
         except UnidentifiedImageError as error:
@@ -178,8 +211,7 @@ def load(image: Image.Image, location: str) -> None:
     Raises:
         ImageError: ``image-unreadable`` if they are truncated or damaged.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         try:
             image.load()
         except Exception as error:  # as in `opened`: every decoder has errors of its own
@@ -187,33 +219,52 @@ def load(image: Image.Image, location: str) -> None:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The decoded image turned as its EXIF orientation says (what transformers' and vLLM's loaders do)."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data: no orientation can be read, as in `upright_size`
-        return image
+    """The decoded image turned as its EXIF orientation says (what transformers' and vLLM's loaders do).
+
+    Not ``ImageOps.exif_transpose``: that also rewrites the EXIF data, and fails on data it cannot write.
+    """
+    turn = _TURNS.get(_orientation(image.getexif))
+    return image if turn is None else image.transpose(turn)
 
 
 def upright_size(image: Image.Image, file: IO[bytes]) -> tuple[int, int]:
     """(height, width) after the EXIF orientation is applied, from the header alone."""
     height, width = image.height, image.width
-    if image.format == "TIFF":  # Pillow reports TIFF sizes already turned
-        return height, width
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and ExifTags.Base.Orientation in image.tag_v2:
+        return height, width  # Pillow has turned the size of a TIFF by its tag; by an XMP orientation it has not
+    read = image.getexif
+    if image.format == "PNG":
+        # PngImageFile.getexif decodes the pixels to reach chunks behind them. Where there are none, the plain reading
+        # of the chunks in front is the same.
+        behind = _orientation_after_pixels(file)
+        read = partial(_decoded_exif if behind else Image.Image.getexif, image)
+    return (width, height) if _orientation(read) in _SIDEWAYS else (height, width)
+
+
+def _orientation(read: Callable[[], Image.Exif]) -> int:
     try:
-        if image.format == "PNG" and ("exif" in image.info or not _metadata_after_pixels(file)):
-            # PngImageFile.getexif decodes the pixels to reach chunks behind them; there are none, so the plain
-            # reading of the chunks in front is the same.
-            exif = Image.Image.getexif(image)
-        else:
-            exif = image.getexif()
-        orientation = exif.get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF data, see `upright`
-        return height, width
-    return (width, height) if orientation in _SIDEWAYS else (height, width)
+        with _quiet():
+            orientation: int = read().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF data: no orientation can be read
+        return 1
+    return orientation
 
 
-def _metadata_after_pixels(file: IO[bytes]) -> bool:
-    """Whether a PNG carries chunks behind its pixel data that may hold an orientation; walks chunk headers only."""
+def _decoded_exif(image: Image.Image) -> Image.Exif:
+    image.load()
+    return image.getexif()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow warns of large but sane pictures and of odd metadata; neither changes the pixels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _orientation_after_pixels(file: IO[bytes]) -> bool:
+    """Whether a PNG has a chunk behind its pixel data that may hold an orientation; walks chunk headers only."""
     before, position, seen_pixels = file.tell(), 8, False
     try:
         while True:
@@ -224,7 +275,7 @@ def _metadata_after_pixels(file: IO[bytes]) -> bool:
             length, kind = struct.unpack(">I4s", header)
             if kind == b"IEND":
                 return False
-            if seen_pixels and kind in _PNG_METADATA:
+            if seen_pixels and (kind == b"eXIf" or (kind in _PNG_TEXTS and file.read(22).startswith(_PNG_KEYWORDS))):
                 return True
             seen_pixels = seen_pixels or kind == b"IDAT"
             position += 12 + length
@@ -251,4 +302,7 @@ def _ends_whole(image_format: str | None, file: IO[bytes], size: int) -> bool:
 
 
 def _name(location: str) -> str:
-    return "the data URI" if location.startswith("data:") else repr(location)
+    """How messages name an image; a name of any length stays readable."""
+    if location.startswith("data:"):
+        return "the data URI"
+    return repr(location if len(location) <= 300 else f"{location[:140]}...{location[-140:]}")

@@ -159,4 +159,5 @@ def mrope_positions(length: int, slots: NDArray[np.int32], sides: NDArray[np.int
         done = slot + 1
     text = np.arange(position, position + length - done, dtype=np.int64)
     pieces.append(np.broadcast_to(text, (3, len(text))))
-    return np.concatenate(pieces, axis=1)
+    # A single broadcast piece would come out of `concatenate` in column order, which orjson cannot write.
+    return np.ascontiguousarray(np.concatenate(pieces, axis=1))

@@ -29,7 +29,11 @@ def load_rgb(location: str) -> Image.Image:
         content = io.BytesIO(file.read())
     with images.opened(content, location) as image:
         images.load(image, location)
-        return to_rgb(images.upright(image))
+        try:
+            return to_rgb(images.upright(image))
+        except Exception as error:  # a mode that contradicts the pixels, in damaged files of rare formats
+            message = f"{location!r}: cannot be converted to RGB: {error}"
+            raise ImageError("image-unreadable", message) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -37,7 +41,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):  # I;16, I;16B, I: one channel of 16 bits
-        high_byte = np.asarray(image).astype(np.uint32).clip(0, 65535) >> 8
+        values = np.asarray(image).astype(np.int64).clip(0, 65535)
+        high_byte = values >> 8
+        high_byte[values == image.info.get("transparency", -1)] = 255
         return Image.fromarray(high_byte.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")

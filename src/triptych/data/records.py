@@ -39,7 +39,7 @@ class Source:
         patterns = (self.path,) if isinstance(self.path, str) else self.path
         files: dict[str, None] = {}
         for pattern in patterns:
-            found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+            found = _matching(pattern)
             if not found:
                 raise ConfigError(f"no data file matches {pattern!r}")
             for name in found:
@@ -47,12 +47,22 @@ class Source:
                     raise ConfigError(f"{name!r} is a folder; name its files, for example {name}/*.jsonl")
                 if not name.endswith(EXTENSIONS):
                     raise ConfigError(f"{name!r}: data files end in {' or '.join(EXTENSIONS)}")
+                try:
+                    os.path.abspath(name).encode()
+                except UnicodeEncodeError as error:
+                    raise ConfigError(f"{name!r}: the name is not UTF-8; rename the file or its folder") from error
                 files[name] = None
         return list(files)
 
     def media_root(self, data_file: str) -> str:
         """Folder that the relative image paths of ``data_file`` start from."""
         return self.media_dir if self.media_dir is not None else os.path.dirname(data_file)
+
+
+def _matching(pattern: str) -> list[str]:
+    if "\0" in pattern:  # `glob` raises
+        return []
+    return [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +77,8 @@ def read_records(path: str) -> Iterator[Record | Problem]:
     """Yield every element of ``path`` in file order; what is not a JSON object becomes a ``bad-shape`` problem.
 
     A file that starts with ``[`` is one array (its elements are numbered from 1), anything else is read as JSON
-    lines (numbered by line; blank lines are skipped), whatever the extension says.
+    lines (numbered by line; blank lines are skipped), whatever the extension says. One object written over several
+    lines is one record.
 
     Raises:
         ConfigError: if the file cannot be read at all.
@@ -87,7 +98,8 @@ def _read_array(path: str, content: bytes) -> Iterator[Record | Problem]:
     try:
         elements: Sequence[Any] = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        message = f"not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}; nothing of it was read"
+        place = f"line {error.lineno}, column {error.colno}"
+        message = f"not valid JSON at {place}: {_reason(error)}; nothing of it was read"
         yield Problem("bad-shape", Origin(path, 0), message)
         return
     for number, element in enumerate(elements, 1):
@@ -95,6 +107,7 @@ def _read_array(path: str, content: bytes) -> Iterator[Record | Problem]:
 
 
 def _read_lines(path: str, content: bytes) -> Iterator[Record | Problem]:
+    first = True
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():
             continue
@@ -102,9 +115,28 @@ def _read_lines(path: str, content: bytes) -> Iterator[Record | Problem]:
         try:
             element = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            yield Problem("bad-shape", origin, f"not valid JSON at column {error.colno}: {error.msg}")
+            if first and (single := _single_object(content)) is not None:
+                yield Record(single, origin)
+                return
+            first = False
+            yield Problem("bad-shape", origin, f"not valid JSON at column {error.colno}: {_reason(error)}")
             continue
+        first = False
         yield _record(element, origin)
+
+
+def _single_object(content: bytes) -> dict[str, Any] | None:
+    """The one object that the whole file is, written over several lines."""
+    try:
+        element = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    return element if isinstance(element, dict) else None
+
+
+def _reason(error: orjson.JSONDecodeError) -> str:
+    # The parser's words for bytes that are not UTF-8 speak of surrogates.
+    return "the text is not UTF-8" if "UTF-8" in error.msg else error.msg
 
 
 def _record(element: Any, origin: Origin) -> Record | Problem:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from triptych.data import images
@@ -72,6 +74,8 @@ class Census:
     problems: list[Problem] = field(default_factory=list)
     dropped: list[Problem] = field(default_factory=list)
     """Samples left out because the run says ``too_long: drop``; no error."""
+    failed: dict[str, tuple[int, int] | None] = field(default_factory=dict)
+    """Image files that could not be used, with their stamp: once one is mended, the census is out of date."""
 
 
 class Examiner:
@@ -136,9 +140,17 @@ class Examiner:
                 measured.append(self._measure(images.locate(ref, media_root, confine)))
             except ImageError as error:
                 problems.append(Problem(error.code, conversation.origin, error.message, image=number))
+                self._remember_failed(ref, media_root)
         if problems:
             raise SampleError(problems)
         return tuple(measured)
+
+    def _remember_failed(self, ref: ImageRef, media_root: str) -> None:
+        if ref.source.startswith("data:"):
+            return  # mended in the data file itself
+        with suppress(ImageError):  # likewise a remote address
+            location = os.path.abspath(images.locate(ref, media_root, confine=False))
+            self.census.failed[location] = images.stamp(location)
 
     def _measure(self, location: str) -> Measured:
         known = self._measured.get(location)

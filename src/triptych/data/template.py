@@ -98,7 +98,7 @@ class Template:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def readable(self, prompt: Encoded) -> str:
-        """The dialogue of a prompt for people: a line per turn, pictures as ``[picture 1]``, no default system prompt."""
+        """The dialogue of a prompt for people: a line per turn, ``[picture 1]`` for a picture, no default system."""
         lines: list[str] = []
         pictures = 0
         starts = [*np.flatnonzero(prompt.ids == self.turn_start).tolist(), len(prompt.ids)]
