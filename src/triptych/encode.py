@@ -126,10 +126,7 @@ class _PixelStore:
         if problems:
             return problems
         joined = pixel_path.join(patches, self._geometry)
-        if patches:
-            values = self._normalizer(self._torch.from_numpy(joined)).numpy()
-        else:
-            values = np.empty((0, joined.shape[1] * self._geometry.temporal_patch_size), np.float32)
+        values = self._normalizer(self._torch.from_numpy(joined)).numpy()
         with self._archive.open(f"pixel_values_{self._count}.npy", "w", force_zip64=True) as file:
             np.lib.format.write_array(file, values)
         self._count += 1

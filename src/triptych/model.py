@@ -150,12 +150,13 @@ class PixelNormalizer(nn.Module):
         self.register_buffer("scale", (1 / (255 * std)).float(), persistent=False)
         self.register_buffer("shift", (-mean / std).float(), persistent=False)
         self.frames = files.geometry.temporal_patch_size
+        self.patch_area = files.geometry.patch_size**2
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(P, 3 * p * p) uint8 -> (P, 3 * frames * p * p) float32"""
         count = pixels.shape[0]
-        values = pixels.view(count, 3, 1, -1).float() * self.scale + self.shift
-        return values.expand(-1, -1, self.frames, -1).reshape(count, -1)
+        values = pixels.view(count, 3, 1, self.patch_area).float() * self.scale + self.shift
+        return values.expand(-1, -1, self.frames, -1).reshape(count, 3 * self.frames * self.patch_area)
 
 
 class ProcessorFiles:
