@@ -1,0 +1,80 @@
+"""Writes the quickstart's data: pictures of handwritten digits, and conversations about several of them."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from triptych.quickstart.scans import Scan, split_scans, write_picture
+from triptych.quickstart.tasks import BASE_TASKS, LANGUAGES, TASKS, TRAIN_TASKS, Album, Sample, Task, name
+
+PICTURES_PER_SCAN = 4
+PICTURES_PER_SCAN_BASE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFiles:
+    """What was written: two data files, whose image paths are relative to `folder`."""
+
+    folder: Path
+    train: Path
+    test: Path
+    pictures: int
+
+
+def write_dataset(out: Path, *, train_samples: int, test_samples: int, seed: int) -> DatasetFiles:
+    """The four tasks with several pictures in two languages, some naming of single ones among the training samples."""
+    return _write(out, TRAIN_TASKS, TASKS, PICTURES_PER_SCAN, train_samples, test_samples, seed)
+
+
+def write_base_dataset(out: Path, *, train_samples: int, test_samples: int, seed: int) -> DatasetFiles:
+    """What the tiny base model is trained on, one picture or none, and tested on: naming the digit of one picture."""
+    return _write(out, BASE_TASKS, (name,), PICTURES_PER_SCAN_BASE, train_samples, test_samples, seed)
+
+
+def _write(
+    out: Path,
+    train_tasks: tuple[Task, ...],
+    test_tasks: tuple[Task, ...],
+    views: int,
+    train_samples: int,
+    test_samples: int,
+    seed: int,
+) -> DatasetFiles:
+    """Training and test data share no scan, so the test asks about handwriting never seen before."""
+    pictures = 0
+    train_scans, test_scans = split_scans()
+    for part, tasks, scans, count in (
+        ("train", train_tasks, train_scans, train_samples),
+        ("test", test_tasks, test_scans, test_samples),
+    ):
+        rng = Random(f"{seed} {part}")
+        album = _write_album(out / "images" / part, scans if count else [], views, rng)
+        pictures += views * len(scans) if count else 0
+        samples = [tasks[i % len(tasks)](album, LANGUAGES[i // len(tasks) % 2], rng) for i in range(count)]
+        records = [_record(f"{part}-{i}", sample, out) for i, sample in enumerate(samples)]
+        write_json_lines(out / f"{part}.json", records)
+    return DatasetFiles(out, out / "train.json", out / "test.json", pictures)
+
+
+def _write_album(folder: Path, scans: Iterable[Scan], views: int, rng: Random) -> Album:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {scan: [folder / f"{scan.number:04}_{k}" for k in range(views)] for scan in scans}
+    return Album([(scan, [write_picture(scan, path, rng) for path in paths]) for scan, paths in names.items()])
+
+
+def _record(identity: str, sample: Sample, root: Path) -> dict[str, object]:
+    turns = [
+        {"from": speaker, "value": text}
+        for question, answer in sample.turns
+        for speaker, text in (("human", question), ("gpt", answer))
+    ]
+    images = [picture.path.relative_to(root).as_posix() for picture in sample.pictures]
+    return {"id": identity, "task": sample.task, "conversations": turns, "images": images}
+
+
+def write_json_lines(path: Path, records: list[dict[str, object]]) -> None:
+    """A JSON array with one record per line, so that a record's number is near its line number."""
+    lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")

@@ -1,0 +1,85 @@
+"""The quickstart: write the data, the tiny base model and a run file, train, evaluate before and after, show."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from rich.console import Console
+
+from triptych import config, report
+from triptych.config import RunSettings
+from triptych.errors import ConfigError
+from triptych.prepare import prepare
+from triptych.quickstart import write_base_dataset, write_dataset
+
+TRAIN_SAMPLES = 14_400
+TEST_SAMPLES = 240
+NAMING_SAMPLES = 100
+SEED = 7
+NAMING = "name"
+"""The one task that the base model knows; the others are what the quickstart teaches."""
+
+
+def run(out: Path) -> None:
+    """Run the whole quickstart into ``out``.
+
+    Raises:
+        ConfigError: if ``out`` holds an earlier run.
+    """
+    console = report.console()
+    run_file = write_files(out, console)
+    settings = config.load(run_file)
+    prepared = prepare(settings, ("train", "eval"), console)
+    console.print("importing torch and transformers ...")
+    from triptych.evaluate import Score, evaluate
+    from triptych.train import train
+
+    base: dict[str, Score] = evaluate(settings, prepared, Path(settings.model.path), console)
+    final = train(settings, prepared, console)
+    tuned = evaluate(settings, prepared, final, console)
+    tasks = [task for task in tuned if task not in (NAMING, "all")]
+    rows = [(task, f"{base[task].exact_match:.1%}", f"{tuned[task].exact_match:.1%}") for task in (NAMING, *tasks)]
+    means = [sum(scores[task].exact_match for task in tasks) / len(tasks) for scores in (base, tuned)]
+    rows.append((f"mean of the {len(tasks)} tasks", f"{means[0]:.1%}", f"{means[1]:.1%}"))
+    title = "Exact match on held-out scans"
+    console.print(report.table(title, ("task", "base", "fine-tuned"), rows))
+    _name_files(out, settings, final, console)
+
+
+def write_files(out: Path, console: Console) -> Path:
+    """Write data, base model and run file into ``out``; returns the run file."""
+    if (out / "run").exists():
+        raise ConfigError(f"{out} holds an earlier quickstart; remove it, or choose another folder with --out")
+    console.print(f"writing pictures of handwritten digits to {out / 'data'} ...", markup=False)
+    write_dataset(out / "data", train_samples=TRAIN_SAMPLES, test_samples=TEST_SAMPLES, seed=SEED)
+    write_base_dataset(out / "naming", train_samples=0, test_samples=NAMING_SAMPLES, seed=SEED)
+    assets = files("triptych").joinpath("assets")
+    with as_file(assets.joinpath("tiny_base")) as base:
+        shutil.copytree(base, out / "base", dirs_exist_ok=True)
+    run_file = out / "run.yaml"
+    # The example's paths start from a folder named quickstart.
+    text = assets.joinpath("quickstart.yaml").read_text(encoding="utf-8").replace("quickstart/", f"{out.as_posix()}/")
+    run_file.write_text(text, encoding="utf-8")
+    return run_file
+
+
+def _name_files(out: Path, settings: RunSettings, final: Path, console: Console) -> None:
+    """What to look at, and how to go on."""
+    output = Path(settings.output)
+    evaluated = output / "eval"
+    console.print(
+        "\n".join(
+            (
+                "Look at:",
+                f"  {evaluated / final.name / 'index.html'}   answers beside their pictures, wrong ones first",
+                f"  {evaluated / Path(settings.model.path).name / 'index.html'}   the same of the base model",
+                f"  {output / 'loss.png'}   the loss curve",
+                f"  {out / 'data' / 'train.json'}   the data, in the shape that yours has",
+                f"  {out / 'run.yaml'}   the run file: change it and run `triptych train {out / 'run.yaml'}`",
+                f"  {final}   the fine-tuned model, a plain folder for transformers",
+            )
+        ),
+        markup=False,
+    )
