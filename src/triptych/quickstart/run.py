@@ -14,7 +14,7 @@ from triptych.errors import ConfigError
 from triptych.prepare import prepare
 from triptych.quickstart import write_base_dataset, write_dataset
 
-TRAIN_SAMPLES = 14_400
+TRAIN_SAMPLES = 20_160
 TEST_SAMPLES = 240
 NAMING_SAMPLES = 100
 SEED = 7

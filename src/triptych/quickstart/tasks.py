@@ -99,7 +99,7 @@ def compare(album: Album, language: str, rng: Random) -> Sample:
         "zh": ["哪个数字更大？", "比较两个数字。"],
     }
     first = rng.randrange(10)
-    second = first if rng.random() < 0.15 else rng.randrange(10)
+    second = first if rng.random() < 0.2 else rng.randrange(10)
     verdicts = {"en": ("B is larger", "equal", "A is larger"), "zh": ("B更大", "一样大", "A更大")}
     verdict = verdicts[language][1 + (first > second) - (first < second)]
     question = _listing(2) + rng.choice(questions[language])
@@ -146,7 +146,7 @@ def series(album: Album, language: str, rng: Random) -> Sample:
 
 def interleaved(album: Album, language: str, rng: Random) -> Sample:
     """Text between the pictures, and a question about one of them."""
-    count = rng.randint(1, 5)
+    count = rng.randint(1, 4)
     digits = [rng.randrange(10) for _ in range(count)]
     asked = rng.randrange(count)
     label, digit = LABELS[asked], digits[asked]
