@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -125,9 +125,30 @@ def test_every_task_comes_in_both_languages_and_in_one_to_five_pictures(records:
     languages = defaultdict(set)
     for record in records:
         languages[record["task"]].add(bool(re.search("[一-鿿]", record["conversations"][0]["value"])))
-    assert set(languages) == {"compare", "views", "series", "interleaved"}
+    assert set(languages) == {"compare", "views", "series", "interleaved", "name"}
     assert all(found == {True, False} for found in languages.values())
     assert {len(record["images"]) for record in records} == {1, 2, 3, 4, 5}
+
+
+def test_the_test_asks_for_the_four_tasks_in_equal_shares(files: DatasetFiles) -> None:
+    tasks = Counter(record["task"] for record in json.loads(files.test.read_text("utf-8")))
+    assert tasks == {"compare": 20, "views": 20, "series": 20, "interleaved": 20}
+
+
+def test_the_packaged_base_is_a_small_model_folder_and_the_run_file_is_known(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from triptych.config import load
+    from triptych.family import read_model_files
+    from triptych.quickstart.run import write_files
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("triptych.quickstart.run.TRAIN_SAMPLES", 9)
+        patch.setattr("triptych.quickstart.run.TEST_SAMPLES", 4)
+        settings = load(write_files(tmp_path / "out", Console(stderr=True)))
+    assert sum(path.stat().st_size for path in Path(settings.model.path).iterdir()) <= 4_000_000
+    assert read_model_files(settings.model.path).family.name == "Qwen2-VL"
+    assert all(Path(str(source.path)).exists() for source in (*settings.data.train, *settings.data.eval))
 
 
 def test_pictures_are_png_and_jpeg_of_varied_size_and_colour(files: DatasetFiles) -> None:
