@@ -39,7 +39,7 @@ bench: $(STAMP)  ## Run the benchmarks; results go to benchmarks/results
 docs: $(STAMP)  ## Write the generated pages: JSON Schema and table of settings
 	$(BIN)/python tools/write_reference.py
 
-tiny-base: $(STAMP)  ## Train the base model of the quickstart anew (about ten minutes)
+tiny-base: $(STAMP)  ## Train the base model of the quickstart anew (about twelve minutes)
 	$(BIN)/python tools/make_tiny_base.py
 
 clean:  ## Remove what the chores made, .venv excepted
