@@ -1,7 +1,7 @@
 """Writes the quickstart's data: pictures of handwritten digits, and conversations about several of them."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -23,9 +23,14 @@ class DatasetFiles:
     pictures: int
 
 
-def write_dataset(out: Path, *, train_samples: int, test_samples: int, seed: int) -> DatasetFiles:
-    """The four tasks with several pictures in two languages, some naming of single ones among the training samples."""
-    return _write(out, TRAIN_TASKS, TASKS, PICTURES_PER_SCAN, train_samples, test_samples, seed)
+def write_dataset(
+    out: Path, *, train_samples: int, test_samples: int, seed: int, on_scan: Callable[[int], None] = lambda _: None
+) -> DatasetFiles:
+    """The four tasks with several pictures in two languages, some naming of single ones among the training samples.
+
+    ``on_scan`` is called with 1 after every scan whose pictures are written, for a progress bar.
+    """
+    return _write(out, TRAIN_TASKS, TASKS, PICTURES_PER_SCAN, train_samples, test_samples, seed, on_scan)
 
 
 def write_base_dataset(out: Path, *, train_samples: int, test_samples: int, seed: int) -> DatasetFiles:
@@ -41,6 +46,7 @@ def _write(
     train_samples: int,
     test_samples: int,
     seed: int,
+    on_scan: Callable[[int], None] = lambda _: None,
 ) -> DatasetFiles:
     """Training and test data share no scan, so the test asks about handwriting never seen before."""
     pictures = 0
@@ -50,7 +56,7 @@ def _write(
         ("test", test_tasks, test_scans, test_samples),
     ):
         rng = Random(f"{seed} {part}")
-        album = _write_album(out / "images" / part, scans if count else [], views, rng)
+        album = _write_album(out / "images" / part, scans if count else [], views, rng, on_scan)
         pictures += views * len(scans) if count else 0
         samples = [tasks[i % len(tasks)](album, LANGUAGES[i // len(tasks) % 2], rng) for i in range(count)]
         records = [_record(f"{part}-{i}", sample, out) for i, sample in enumerate(samples)]
@@ -58,10 +64,14 @@ def _write(
     return DatasetFiles(out, out / "train.json", out / "test.json", pictures)
 
 
-def _write_album(folder: Path, scans: Iterable[Scan], views: int, rng: Random) -> Album:
+def _write_album(folder: Path, scans: Iterable[Scan], views: int, rng: Random, on_scan: Callable[[int], None]) -> Album:
     folder.mkdir(parents=True, exist_ok=True)
-    names = {scan: [folder / f"{scan.number:04}_{k}" for k in range(views)] for scan in scans}
-    return Album([(scan, [write_picture(scan, path, rng) for path in paths]) for scan, paths in names.items()])
+    files: list[tuple[Scan, list[Path]]] = []
+    for scan in scans:
+        paths = [folder / f"{scan.number:04}_{view}" for view in range(views)]
+        files.append((scan, [write_picture(scan, path, rng) for path in paths]))
+        on_scan(1)
+    return Album(files)
 
 
 def _record(identity: str, sample: Sample, root: Path) -> dict[str, object]:

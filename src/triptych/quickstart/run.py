@@ -13,6 +13,7 @@ from triptych.config import RunSettings
 from triptych.errors import ConfigError
 from triptych.prepare import prepare
 from triptych.quickstart import write_base_dataset, write_dataset
+from triptych.quickstart.scans import load_scans
 
 TRAIN_SAMPLES = 20_160
 TEST_SAMPLES = 240
@@ -53,7 +54,8 @@ def write_files(out: Path, console: Console) -> Path:
     if (out / "run").exists():
         raise ConfigError(f"{out} holds an earlier quickstart; remove it, or choose another folder with --out")
     console.print(f"writing pictures of handwritten digits to {out / 'data'} ...", markup=False)
-    write_dataset(out / "data", train_samples=TRAIN_SAMPLES, test_samples=TEST_SAMPLES, seed=SEED)
+    with report.bar("drawing scans", len(load_scans()), console) as advance:
+        write_dataset(out / "data", train_samples=TRAIN_SAMPLES, test_samples=TEST_SAMPLES, seed=SEED, on_scan=advance)
     write_base_dataset(out / "naming", train_samples=0, test_samples=NAMING_SAMPLES, seed=SEED)
     assets = files("triptych").joinpath("assets")
     with as_file(assets.joinpath("tiny_base")) as base:
