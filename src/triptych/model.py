@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,11 +162,16 @@ class PixelNormalizer(nn.Module):
 class ProcessorFiles:
     """The tokenizer and processor files of a model, with the pixel limits of a run: serving sees what training saw."""
 
-    def __init__(self, files: ModelFiles, geometry: Geometry) -> None:
+    def __init__(self, files: ModelFiles, geometry: Geometry, extra: Mapping[str, str]) -> None:
+        """
+        Args:
+            files: the model folder that the run started from.
+            geometry: the pixel limits of the run.
+            extra: further files to write beside them, name -> content.
+        """
         self.files = files
         self.geometry = geometry
-        self.extra: dict[str, str] = {}
-        """Further files to write beside them: name -> content."""
+        self.extra = extra
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write them into ``folder``; ``Trainer`` calls this for every checkpoint."""

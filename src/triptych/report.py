@@ -13,8 +13,6 @@ from rich.table import Table
 from triptych.data.samples import Census
 from triptych.errors import Problem
 
-SHOWN = 50
-
 # Key in the logs -> (label, format) of the log line, in its order.
 LOG_LINE: dict[str, tuple[str, str]] = {
     "loss": ("loss", ".4f"),
@@ -46,12 +44,10 @@ def log_line(logs: Mapping[str, Any], step: int, steps: int) -> str:
     return "  ".join(parts)
 
 
-def print_problems(out: Console, problems: Sequence[Problem], *, limit: int | None = None) -> None:
-    """Print problems one per line, at most ``limit`` of them."""
-    for problem in problems[:limit]:
+def print_problems(out: Console, problems: Sequence[Problem]) -> None:
+    """Print problems, one per line."""
+    for problem in problems:
         out.print(str(problem), markup=False)
-    if limit is not None and len(problems) > limit:
-        out.print(f"... and {len(problems) - limit} more", markup=False)
 
 
 def census_line(census: Census) -> str:

@@ -73,7 +73,7 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
     precision = choose_precision(settings.model)
     args = training_arguments(settings, precision)
     plan, datasets = _plan_run(settings, prepared, args)
-    identity = {"plan": _plan_identity(settings, prepared.corpora["train"]), "rows": len(plan)}
+    identity = {"plan": _plan_identity(settings, prepared.corpora["train"])}
     checkpoint = latest_checkpoint(output) if resume else None
     if checkpoint is not None:
         _check_identity(checkpoint, identity)
@@ -81,8 +81,8 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
     set_seed(settings.train.seed)  # adapters start from random weights
     model = set_up_training(load_model(settings.model), family, settings.model, precision)
     model.config.use_cache = False
-    processor = ProcessorFiles(prepared.files, prepared.reading.geometry)
-    processor.extra = {"run.yaml": settings.to_yaml(), STATE: json.dumps(identity)}
+    extra = {"run.yaml": settings.to_yaml(), STATE: json.dumps(identity)}
+    processor = ProcessorFiles(prepared.files, prepared.reading.geometry, extra)
     steps = math.ceil(len(plan) / settings.train.rows_per_step)
     if is_main_process():
         _print_start(settings, prepared, model, plan, steps, precision, checkpoint, out)

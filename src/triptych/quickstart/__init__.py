@@ -20,7 +20,6 @@ class DatasetFiles:
     folder: Path
     train: Path
     test: Path
-    pictures: int
 
 
 def write_dataset(
@@ -49,7 +48,6 @@ def _write(
     on_scan: Callable[[int], None] = lambda _: None,
 ) -> DatasetFiles:
     """Training and test data share no scan, so the test asks about handwriting never seen before."""
-    pictures = 0
     train_scans, test_scans = split_scans()
     for part, tasks, scans, count in (
         ("train", train_tasks, train_scans, train_samples),
@@ -57,11 +55,10 @@ def _write(
     ):
         rng = Random(f"{seed} {part}")
         album = _write_album(out / "images" / part, scans if count else [], views, rng, on_scan)
-        pictures += views * len(scans) if count else 0
         samples = [tasks[i % len(tasks)](album, LANGUAGES[i // len(tasks) % 2], rng) for i in range(count)]
         records = [_record(f"{part}-{i}", sample, out) for i, sample in enumerate(samples)]
         write_json_lines(out / f"{part}.json", records)
-    return DatasetFiles(out, out / "train.json", out / "test.json", pictures)
+    return DatasetFiles(out, out / "train.json", out / "test.json")
 
 
 def _write_album(folder: Path, scans: Iterable[Scan], views: int, rng: Random, on_scan: Callable[[int], None]) -> Album:
