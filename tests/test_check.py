@@ -255,7 +255,7 @@ def test_twelve_large_images_are_shrunk_refused_or_dropped_as_the_run_says(
 
 
 MALFORMED = {
-    "broken array": (b'[{"messages": []}, {"messa', 1),
+    "broken array": (b'[{"messages": []}, {"messa', 3),
     "broken line": (b'{"messages": []}\n{"messa\n', 2),
     "other values": (b'1\n"x"\nnull\n[1]\n', 4),
     "not UTF-8": (b'{"messages": "\xe9"}', 1),

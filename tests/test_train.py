@@ -55,7 +55,7 @@ def last_picture(data: Path, settings_path: Path) -> tuple[Path, str]:
     plan = make_plan(corpus.lengths, settings.batch.spec(), epochs=1, seed=settings.train.seed)
     for index in plan.samples[::-1].tolist():
         if corpus.images(index):
-            return data.parent / corpus.images(index)[0].ref.source, str(corpus.origin(index))
+            return data.parent / corpus.images(index)[0].name, str(corpus.origin(index))
     raise AssertionError("no sample has a picture")
 
 

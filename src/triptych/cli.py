@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,6 +30,8 @@ MediaDir = Annotated[
     str | None, typer.Option(help="Folder that relative image paths start from; default: each data file's folder.")
 ]
 
+AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Read data files and images behind URLs.")]
+
 
 @app.command()
 def quickstart(
@@ -45,12 +47,32 @@ def quickstart(
 def check(
     data: DataArgument,
     media_dir: MediaDir = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Decode every image once, not only its header; remembered until it changes.")
+    ] = False,
+    allow_remote: AllowRemote = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Examine every record and every image header; exit 1 and list all problems if there are any."""
     from triptych.check import check as run_check
 
-    raise typer.Exit(run_check(data, media_dir=media_dir, as_json=as_json))
+    raise typer.Exit(run_check(data, media_dir=media_dir, as_json=as_json, deep=deep, allow_remote=allow_remote))
+
+
+@app.command()
+def index(
+    run: RunArgument,
+    overrides: Overrides = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where to work: the cores of this machine, or a Ray cluster.")
+    ] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; default: one per core.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join; default: as Ray finds it.")] = None,
+) -> None:
+    """Read, tokenize and measure the run's data ahead of training; what is done is never done again."""
+    from triptych.index import index as run_index
+
+    run_index(run, overrides or (), engine=engine, workers=workers, address=address)
 
 
 @app.command()
@@ -62,12 +84,20 @@ def encode(
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Largest area of a resized image, px.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write here instead of to standard output.")] = None,
     pixels: Annotated[Path | None, typer.Option(help="Also decode, and store pixel values in this .npz.")] = None,
+    allow_remote: AllowRemote = False,
 ) -> None:
     """Print one JSON line per sample: exactly what the model will see."""
     from triptych.encode import encode as run_encode
 
     code = run_encode(
-        data, model=model, media_dir=media_dir, min_pixels=min_pixels, max_pixels=max_pixels, out=out, pixels=pixels
+        data,
+        model=model,
+        media_dir=media_dir,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        out=out,
+        pixels=pixels,
+        allow_remote=allow_remote,
     )
     raise typer.Exit(code)
 
@@ -135,6 +165,8 @@ def main() -> None:
     # Threads that wait for each other sleep instead of spinning. Spinning gains nothing measurable on an idle machine
     # and costs up to ten times the step where decoding workers want the same cores. Read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Said aloud, or the tokenizer warns whenever a process that used its threads starts another.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         app()
     except TriptychError as error:

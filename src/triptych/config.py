@@ -76,9 +76,9 @@ class SourceSettings(Settings):
     """Data files that share an image folder."""
 
     path: str | list[str]
-    """A .json or .jsonl file, a glob, or a list of either."""
+    """A data file (.json, .jsonl, .parquet, .tar), a saved ``datasets`` folder, a URL, a glob, or a list of them."""
     media_dir: str | None = None
-    """Folder that relative image paths start from; default: the folder of each data file."""
+    """Folder, .tar file or URL that relative image paths start from; default: the folder of each data file."""
     confine: bool = False
     """Refuse images outside ``media_dir``."""
     columns: dict[str, str] = {}
@@ -86,9 +86,9 @@ class SourceSettings(Settings):
     tags: dict[str, str] = {}
     """Names inside a turn where they differ, for example ``{role: speaker, content: text, user: U, assistant: A}``."""
 
-    def source(self) -> Source:
+    def source(self, *, allow_remote: bool) -> Source:
         path = self.path if isinstance(self.path, str) else tuple(self.path)
-        return Source(path, self.media_dir, self.confine, self.columns, self.tags)
+        return Source(path, self.media_dir, self.confine, self.columns, self.tags, allow_remote)
 
 
 class DataSettings(Settings):
@@ -110,6 +110,8 @@ class DataSettings(Settings):
     """What happens over ``max_tokens``: shrink the images, drop the sample, report an error, or cut text too."""
     on_error: Literal["stop", "skip"] = "stop"
     """Defective samples end the run before a model is loaded, or are left out and listed in ``rejected.jsonl``."""
+    allow_remote: bool = False
+    """Read data files and images behind URLs (``s3://``, ``gs://``, ``https://``, ...) through fsspec."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that decode images ahead of training; 0 decodes in the training process."""
     prefetch: PositiveInt = 2
@@ -217,7 +219,8 @@ class RunSettings(Settings):
         return Budget(min(rows, default=None), min(images, default=None), self.data.too_long)
 
     def sources(self, split: Literal["train", "eval"]) -> list[Source]:
-        return [settings.source() for settings in getattr(self.data, split)]
+        sources: list[SourceSettings] = getattr(self.data, split)
+        return [source.source(allow_remote=self.data.allow_remote) for source in sources]
 
     def to_yaml(self) -> str:
         """The resolved run file: every setting, readable back by ``load``."""

@@ -12,12 +12,15 @@ from typing import IO, Any
 import numpy as np
 import orjson
 
+from triptych import report
 from triptych.data import pixels as pixel_path
+from triptych.data.corpus import load_or_build
 from triptych.data.geometry import Geometry
-from triptych.data.layout import Budget
+from triptych.data.header_cache import cache_folder
+from triptych.data.layout import Budget, Layout
 from triptych.data.records import Source
-from triptych.data.samples import Examiner, Reading, Sample, SizedImage
-from triptych.errors import ConfigError, Problem
+from triptych.data.samples import Reading, SizedImage
+from triptych.errors import ConfigError, Origin, Problem
 from triptych.family import ModelFiles, read_model_files
 
 
@@ -30,6 +33,7 @@ def encode(
     max_pixels: int | None,
     out: Path | None,
     pixels: Path | None,
+    allow_remote: bool = False,
 ) -> int:
     """Write the accepted samples in input order; rejected ones go to standard error as ``check`` prints them.
 
@@ -44,31 +48,30 @@ def encode(
     geometry = files.geometry.limit(min_pixels=min_pixels, max_pixels=max_pixels)
     if geometry.min_pixels > geometry.max_pixels:
         raise ConfigError(f"min-pixels {geometry.min_pixels:,} is larger than max-pixels {geometry.max_pixels:,}")
-    examiner = Examiner(Reading(files.template(), geometry, Budget()))
-    source = Source(tuple(data), media_dir)
+    reading = Reading(files.template(), geometry, Budget())
+    source = Source(tuple(data), media_dir, allow_remote=allow_remote)
     _refuse_to_overwrite(source.files(), [path for path in (out, pixels) if path is not None])
+    with report.watching("encoding", report.console()) as progress:
+        corpus, census = load_or_build([source], reading, files.tokenizer_hash(), cache_folder(), None, progress)
+    rejected = list(census.problems)
+    for problem in rejected:
+        print(problem, file=sys.stderr)
     with ExitStack() as stack:
         try:
             lines: IO[bytes] = stack.enter_context(out.open("wb")) if out is not None else sys.stdout.buffer
             store = stack.enter_context(_PixelStore(pixels, files, geometry)) if pixels is not None else None
         except OSError as error:
             raise ConfigError(f"cannot write {error.filename}: {error.strerror}") from error
-        rejected = len(examiner.census.problems)
-        for _, sample in examiner.run([source]):
-            for problem in examiner.census.problems[rejected:]:
-                print(problem, file=sys.stderr)
-            rejected = len(examiner.census.problems)
-            if sample is None:
+        for index in range(len(corpus)):
+            images = corpus.images(index)
+            problems = store.add(images, corpus.origin(index)) if store is not None else []
+            if problems:
+                print(*problems, sep="\n", file=sys.stderr)
+                rejected.extend(problems)
                 continue
-            if store is not None:
-                problems = store.add(sample)
-                if problems:
-                    examiner.census.problems.extend(problems)
-                    print(*problems, sep="\n", file=sys.stderr)
-                    rejected = len(examiner.census.problems)
-                    continue
-            lines.write(orjson.dumps(_line(sample, geometry), option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
-    return 1 if examiner.census.problems else 0
+            line = _line(corpus.layout(index), images)
+            lines.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+    return 1 if rejected else 0
 
 
 def _refuse_to_overwrite(data_files: Sequence[str], outputs: Sequence[Path]) -> None:
@@ -77,21 +80,20 @@ def _refuse_to_overwrite(data_files: Sequence[str], outputs: Sequence[Path]) -> 
             raise ConfigError(f"{path} is a data file; write the result somewhere else")
 
 
-def _line(sample: Sample, geometry: Geometry) -> dict[str, Any]:
-    layout = sample.layout(geometry)
+def _line(layout: Layout, images: Sequence[SizedImage]) -> dict[str, Any]:
     return {
         "origin": str(layout.origin),
         "input_ids": layout.input_ids,
         "labels": np.where(layout.supervised, layout.input_ids, -100),
         "position_ids": layout.position_ids,
         "image_grid_thw": layout.grids,
-        "images": [_image_fields(image) for image in sample.images()],
+        "images": [_image_fields(image) for image in images],
     }
 
 
 def _image_fields(image: SizedImage) -> dict[str, Any]:
     return {
-        "path": image.ref.source,
+        "path": image.name,
         "height": image.height,
         "width": image.width,
         "resized_height": image.resized_height,
@@ -119,10 +121,9 @@ class _PixelStore:
     def __exit__(self, *_: object) -> None:
         self._archive.close()
 
-    def add(self, sample: Sample) -> list[Problem]:
+    def add(self, images: Sequence[SizedImage], origin: Origin) -> list[Problem]:
         """Store ``pixel_values_i`` of the i-th accepted sample; returns the problems if an image does not decode."""
-        assert sample.fitted is not None
-        patches, problems = pixel_path.decode_images(sample.images(), self._geometry, sample.conversation.origin)
+        patches, problems = pixel_path.decode_images(images, self._geometry, origin)
         if problems:
             return problems
         joined = pixel_path.join(patches, self._geometry)

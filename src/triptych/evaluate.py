@@ -146,7 +146,7 @@ def _prediction(corpus: Corpus, template: Template, index: int, text: str, finis
         origin=str(corpus.origin(index)),
         task=corpus.task(index),
         prompt=template.readable(prompt),
-        images=[image.ref.source for image in corpus.images(index)],
+        images=[image.name for image in corpus.images(index)],
         reference=reference,
         prediction=text,
         match=text.strip() == reference.strip(),

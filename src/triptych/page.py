@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
 
-from triptych.data import images
 from triptych.data.corpus import Corpus
 from triptych.data.images import ImageError
 from triptych.data.pixels import load_rgb
@@ -44,7 +43,7 @@ def write_page(
 def _thumbnail(image: SizedImage) -> str | None:
     """A small data URI of the picture; None if it no longer decodes."""
     try:
-        picture = load_rgb(images.locate(image.ref, image.media_root, confine=False))
+        picture = load_rgb(image.location)
     except ImageError:
         return None  # shown as missing
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))

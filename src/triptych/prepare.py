@@ -7,20 +7,22 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from filelock import FileLock
 from rich.console import Console
 
 from triptych import report
 from triptych.config import RunSettings
 from triptych.data.corpus import Corpus, load_or_build
+from triptych.data.engine import Engine
+from triptych.data.header_cache import cache_folder
 from triptych.data.samples import Census, Reading
 from triptych.errors import ConfigError, DataError, Problem
 from triptych.family import ModelFiles, read_model_files
 
 REJECTED = "rejected.jsonl"
 Split = Literal["train", "eval"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,10 @@ def make_reading(files: ModelFiles, settings: RunSettings) -> Reading:
     return Reading(files.template(), geometry, settings.budget(geometry.merge_size))
 
 
-def prepare(settings: RunSettings, splits: Sequence[Split], out: Console) -> Prepared:
+def prepare(settings: RunSettings, splits: Sequence[Split], out: Console, engine: Engine | None = None) -> Prepared:
     """Index the sources of ``splits``; takes seconds, decodes no image and imports no torch.
+
+    What was read and measured before, by any run, comes from the user's cache folder.
 
     With ``data.on_error: skip`` the problems go to ``rejected.jsonl`` in the output folder and their number is printed.
 
@@ -61,17 +65,17 @@ def prepare(settings: RunSettings, splits: Sequence[Split], out: Console) -> Pre
     """
     files = read_model_files(settings.model.path)
     reading = make_reading(files, settings)
-    folder = Path(settings.output) / "index"
-    folder.mkdir(parents=True, exist_ok=True)
+    Path(settings.output).mkdir(parents=True, exist_ok=True)
     corpora: dict[Split, Corpus] = {}
     census: dict[Split, Census] = {}
     for split in splits:
         sources = settings.sources(split)
         if not sources:
             continue
-        # Ranks that share the folder: the first one builds, the others find the index.
-        with FileLock(folder / f"{split}.lock"), report.counting(f"indexing {split}", out) as update:
-            corpora[split], census[split] = load_or_build(sources, reading, files.tokenizer_hash(), folder, update)
+        with report.watching(f"data.{split}", out) as progress:
+            corpora[split], census[split] = load_or_build(
+                sources, reading, files.tokenizer_hash(), cache_folder(), engine, progress
+            )
     problems = [problem for found in census.values() for problem in found.problems]
     if problems and settings.data.on_error == "stop":
         raise DataError(problems, "mend the data, or set data.on_error: skip to train on the rest")

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Task as RichTask
 from rich.table import Table
+from rich.text import Text
 
 from triptych.data.samples import Census
 from triptych.errors import Problem
@@ -73,17 +85,65 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 @contextmanager
-def counting(description: str, out: Console) -> Iterator[Callable[[Census], None]]:
-    """A running count of examined samples, shown while the work lasts."""
-    columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,.0f} samples"), TimeElapsedColumn())
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
-        task = progress.add_task(description, total=None)
+def watching(name: str, out: Console) -> Iterator[Watcher]:
+    """Bars for the phases of an examination, with rate and time left; first problems as they are found."""
+    with Progress(*_columns(), console=out, transient=True, disable=not out.is_terminal) as progress:
+        yield Watcher(name, progress)
 
-        def update(census: Census) -> None:
-            if census.samples % 64 == 0:
-                progress.update(task, completed=census.samples)
 
-        yield update
+class Watcher:
+    """Shows an examination as it goes on; see ``triptych.data.index.Progress``."""
+
+    SHOWN = 5
+    """Problems shown before the end; all are listed there."""
+    PATIENCE = 2.0
+    """Seconds before problems are shown: a short examination lists them at once."""
+
+    def __init__(self, name: str, progress: Progress) -> None:
+        self._name = name
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._shown = 0
+        self._began = time.monotonic()
+        self._pending = 0
+        self._moved = 0.0
+
+    def phase(self, description: str, total: int, unit: str) -> None:
+        """A new kind of work begins: ``total`` bytes or images."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        scale = 1e6 if unit == "bytes" else 1.0
+        shown = "MB" if unit == "bytes" else unit
+        self._task = self._progress.add_task(f"{self._name}: {description}", total=total, unit=shown, scale=scale)
+        self._pending = 0
+
+    def advance(self, done: int) -> None:
+        """So much of it is done."""
+        self._pending += done
+        now = time.monotonic()
+        if self._task is not None and now - self._moved > 0.1:
+            self._progress.advance(self._task, self._pending)
+            self._pending, self._moved = 0, now
+
+    def found(self, problem: Problem) -> None:
+        """Show the first problems of a long examination."""
+        if self._shown < self.SHOWN and time.monotonic() - self._began > self.PATIENCE:
+            self._shown += 1
+            if not self._progress.disable:
+                self._progress.console.print(f"found: {problem}", markup=False)
+
+
+def _columns() -> list[ProgressColumn]:
+    return [TextColumn("{task.description}"), BarColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn()]
+
+
+class _Rate(ProgressColumn):
+    """How much is done, of how much, and how fast."""
+
+    def render(self, task: RichTask) -> Text:
+        scale, unit = task.fields["scale"], task.fields["unit"]
+        rate = f"  {task.speed / scale:,.0f} {unit}/s" if task.speed else ""
+        return Text(f"{task.completed / scale:,.0f}/{(task.total or 0) / scale:,.0f} {unit}{rate}")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The index on disk: gives back what was examined, is reused while nothing changes, and rebuilt when anything does."""
+"""The caches: they give back what was examined, save all work that was done, and notice every change."""
 
 import json
 import os
@@ -13,9 +13,10 @@ import pytest
 
 import tiny
 from triptych.data import images
+from triptych.data.conversation import parse
 from triptych.data.corpus import Corpus, load_or_build
-from triptych.data.layout import Budget
-from triptych.data.records import Source
+from triptych.data.layout import Budget, fit, lay_out
+from triptych.data.records import Record, Source, read_records
 from triptych.data.samples import Census, Examiner, Reading
 from triptych.family import read_model_files
 
@@ -24,7 +25,7 @@ SAMPLES = 9
 
 @dataclass
 class Run:
-    """What decides an index."""
+    """What decides a corpus."""
 
     source: Source
     reading: Reading
@@ -62,47 +63,84 @@ def rewrite(path: Path, change: Callable[[list[Any]], None]) -> None:
     path.write_text(json.dumps(records), encoding="utf-8")
 
 
-def test_the_index_gives_back_what_was_examined(run: Run) -> None:
+@pytest.fixture
+def tokenized(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Number of records of each shard that is read from now on."""
+    counts: list[int] = []
+    real = Examiner.__call__
+
+    def count(self: Examiner, task: Any) -> Any:
+        examined = real(self, task)
+        counts.append(examined.records)
+        return examined
+
+    monkeypatch.setattr(Examiner, "__call__", count)
+    return counts
+
+
+def test_the_corpus_gives_back_what_each_record_alone_gives(run: Run) -> None:
     rewrite(Path(run.source.path), lambda records: records[4].pop("task"))
     corpus, census = run.load()
-    examiner = Examiner(run.reading)
-    samples = [sample for _, sample in examiner.run([run.source])]
-    assert len(corpus) == len(samples) == SAMPLES
-    assert {len(sample.measured) for sample in samples} >= {0, 1, 2}, "one without a picture among them"
-    assert any(sample.fitted.shrunk for sample in samples)
-    for index, sample in enumerate(samples):
+    records = list(read_records(run.source.path))
+    assert len(corpus) == len(records) == SAMPLES
+    folder = Path(run.source.path).parent
+    geometry = run.reading.geometry
+    shrunk = 0
+    for index, record in enumerate(records):
+        assert isinstance(record, Record)
+        conversation = parse(record, run.source)
+        measured = [images.measure(str(folder / ref.source)) for ref in conversation.images]
+        sizes = [(image.height, image.width) for image in measured]
+        fitted = fit(run.reading.template.encode(conversation), sizes, geometry, run.reading.budget)
+        shrunk += fitted.shrunk
+        expected = lay_out(fitted.encoded, fitted.resized, geometry, record.origin)
         encoded, layout = corpus.encoded(index), corpus.layout(index)
-        assert np.array_equal(encoded.ids, sample.fitted.encoded.ids)
-        assert np.array_equal(encoded.supervised, sample.fitted.encoded.supervised)
-        assert np.array_equal(encoded.slots, sample.fitted.encoded.slots)
-        expected = sample.layout(run.reading.geometry)
+        assert np.array_equal(encoded.ids, fitted.encoded.ids)
+        assert np.array_equal(encoded.supervised, fitted.encoded.supervised)
+        assert np.array_equal(encoded.slots, fitted.encoded.slots)
         for name in ("input_ids", "supervised", "position_ids", "grids"):
             assert np.array_equal(getattr(layout, name), getattr(expected, name))
             assert getattr(layout, name).dtype == getattr(expected, name).dtype
-        assert layout.origin == corpus.origin(index) == sample.conversation.origin
-        assert corpus.images(index) == [
-            replace(image, media_root=os.path.abspath(image.media_root)) for image in sample.images()
-        ]
-        assert corpus.task(index) == sample.conversation.task
+        assert layout.origin == corpus.origin(index) == record.origin
+        found = corpus.images(index)
+        assert [image.name for image in found] == [ref.source for ref in conversation.images]
+        assert [image.location for image in found] == [str(folder / ref.source) for ref in conversation.images]
+        assert [(image.height, image.width) for image in found] == sizes
+        assert [(image.resized_height, image.resized_width) for image in found] == fitted.resized
+        assert corpus.task(index) == conversation.task
         assert corpus.lengths.tokens[index] == len(layout.input_ids)
         assert corpus.lengths.patches[index] == layout.grids.prod(axis=1).sum()
         assert corpus.supervised[index] == layout.supervised.sum()
-    assert census == examiner.census
-    assert corpus.geometry == run.reading.geometry
+        assert corpus.image_counts[index] == len(sizes)
+    assert {0, 1, 2} <= set(corpus.image_counts.tolist()), "one without a picture among them"
+    assert census == Census(samples=SAMPLES, ok=SAMPLES, shrunk=shrunk)
+    assert shrunk
+    assert corpus.geometry == geometry
 
 
-def test_the_index_is_reused_without_opening_an_image_or_a_record(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rule", ["shrink", "drop", "error", "cut_text"])
+def test_what_is_over_a_budget_meets_its_rule(run: Run, rule: Any) -> None:
+    run.reading = replace(run.reading, budget=Budget(max_tokens=60, too_long=rule))
+    corpus, census = run.load()
+    assert (corpus.lengths.tokens <= 60).all()
+    assert bool(census.dropped) == (rule == "drop")
+    assert census.problems if rule == "error" else census.ok
+    assert bool(census.shrunk) == (rule in ("shrink", "cut_text"))
+    for index in range(len(corpus)):
+        layout = corpus.layout(index)
+        assert len(layout.input_ids) == corpus.lengths.tokens[index]
+        assert layout.supervised.sum() == corpus.supervised[index] > 0
+
+
+def test_nothing_is_read_again_while_nothing_changes(run: Run, measured: list[str], tokenized: list[int]) -> None:
     first, census = run.load()
-
-    def refuse(*_: Any) -> None:
-        raise AssertionError("opened")
-
-    monkeypatch.setattr(images, "measure", refuse)
-    monkeypatch.setattr(Examiner, "run", refuse)
+    assert (len(measured), sum(tokenized)) == (len(set(measured)), SAMPLES), "each picture was measured once"
+    measured.clear()
+    tokenized.clear()
     again, same_census = run.load()
     assert same_census == census
     assert np.array_equal(again.lengths.tokens, first.lengths.tokens)
-    assert len(list(run.folder.glob("*.arrow"))) == 1
+    assert (measured, tokenized) == ([], [])
 
 
 def change_data(run: Run) -> None:
@@ -116,13 +154,13 @@ def touch_data(run: Run) -> None:
 def change_image(run: Run) -> None:
     corpus, _ = run.load()
     found = next(image for index in range(SAMPLES) for image in corpus.images(index))
-    tiny.write_picture(Path(found.media_root) / found.ref.source, 300, 200)
+    tiny.write_picture(Path(found.location), 300, 200)
 
 
 def touch_image(run: Run) -> None:
     corpus, _ = run.load()
     found = next(image for index in range(SAMPLES) for image in corpus.images(index))
-    os.utime(Path(found.media_root) / found.ref.source, ns=(1, 1))
+    os.utime(found.location, ns=(1, 1))
 
 
 def limit_image(run: Run) -> None:
@@ -158,26 +196,37 @@ def add_file(run: Run) -> None:
     run.source = replace(run.source, path=(run.source.path, str(more)))
 
 
-CHANGES = [change_data, touch_data, change_image, touch_image, limit_image, limit_sample, share_images, change_rule]
-CHANGES += [change_tokenizer, confine, rename_columns, add_file]
+# change -> whether records are read again, how many pictures are measured again
+TEXT = {change_data: 0, touch_data: 0, change_tokenizer: 0, confine: 0, rename_columns: 0, add_file: 3}
+LIMITS = {limit_image: 0, limit_sample: 0, share_images: 0, change_rule: 0}
+PICTURES = {change_image: 1, touch_image: 1}
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_any_change_rebuilds_the_index(run: Run, measured: list[str], change: Callable[[Run], None]) -> None:
+@pytest.mark.parametrize("change", [*TEXT, *LIMITS, *PICTURES], ids=lambda change: change.__name__)
+def test_a_change_costs_what_depends_on_it_and_no_more(
+    run: Run, measured: list[str], tokenized: list[int], change: Callable[[Run], None]
+) -> None:
     run.load()
-    before = len(measured)
     change(run)
+    measured.clear()
+    tokenized.clear()
     corpus, census = run.load()
-    assert len(measured) > before
+    assert bool(tokenized) == (change in TEXT)
+    assert change is not add_file or tokenized == [2], "only the new file is read"
+    again = {**TEXT, **LIMITS, **PICTURES}[change]
+    assert len(measured) == again
     fresh = replace(run, folder=run.folder.parent / "fresh").load()
     assert census == fresh[1]
     assert np.array_equal(corpus.lengths.tokens, fresh[0].lengths.tokens)
+    for index in range(len(corpus)):
+        assert corpus.images(index) == fresh[0].images(index)
+        assert np.array_equal(corpus.layout(index).input_ids, fresh[0].layout(index).input_ids)
 
 
 def test_a_deleted_image_rebuilds_the_index_and_is_reported(run: Run) -> None:
     corpus, _ = run.load()
     index, image = next((i, image) for i in range(SAMPLES) for image in corpus.images(i))
-    (Path(image.media_root) / image.ref.source).unlink()
+    Path(image.location).unlink()
     again, census = run.load()
     assert [(problem.code, problem.origin.line) for problem in census.problems] == [("image-missing", index + 1)]
     assert len(again) == SAMPLES - 1
@@ -193,7 +242,7 @@ def test_a_mended_image_is_noticed_though_the_data_file_is_the_same(run: Run, me
     assert len(census.problems) == 1
     opened = len(measured)
     assert run.load()[1] == census
-    assert len(measured) == opened, "as long as the file stays as it is, nothing is examined again"
+    assert measured[opened:] == (["new.png"] if defect == "missing" else []), "a file that is there is not tried again"
     tiny.write_picture(folder / "new.png", 60, 60)
     corpus, census = run.load()
     assert (census.problems, len(corpus)) == ([], SAMPLES + 1)
@@ -230,24 +279,47 @@ def test_an_interrupted_build_leaves_nothing_that_is_taken_for_an_index(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("triptych.data.corpus._columns", interrupt)
+        patch.setattr("triptych.data.samples._columns", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run.load()
-    assert list(run.folder.iterdir()) == []
-    # What a killed process leaves.
-    (run.folder / ".building-xyz.arrow").write_bytes(b"ARROW1")
-    (run.folder / ".building-xyz.json").write_bytes(b"{")
+    left = [path for path in (run.folder / "index").iterdir() if path.suffix != ".lock"]
+    assert left == []
     corpus, _ = run.load()
-    assert len(corpus) == SAMPLES
-    assert len(run.load()[0]) == SAMPLES
+    (index,) = [path for path in (run.folder / "index").iterdir() if path.suffix != ".lock"]
+    # What a killed process leaves is swept away by the next build of the same files.
+    (lock,) = (run.folder / "index").glob("*.lock")
+    leftover = index.rename(lock.parent / f".{lock.stem}-xyz")
+    (leftover / "about.json").unlink()
+    assert len(run.load()[0]) == len(corpus) == SAMPLES
+    assert not leftover.exists()
 
 
-def test_an_index_without_its_census_is_built_again(run: Run) -> None:
+def test_a_damaged_header_cache_is_set_aside_and_measured_again(run: Run, measured: list[str]) -> None:
     run.load()
-    (census,) = run.folder.glob("*.json")
-    census.unlink()
+    count = len(measured)
+    (cache,) = run.folder.glob("headers-*.sqlite")
+    cache.write_bytes(b"not a database" * 1000)
     assert len(run.load()[0]) == SAMPLES
-    assert census.exists()
+    assert len(measured) == 2 * count
+    assert len(list(run.folder.glob("*.damaged"))) == 1
+
+
+def test_the_header_cache_serves_all_runs(run: Run, measured: list[str]) -> None:
+    run.load()
+    measured.clear()
+    folder = Path(run.source.path).parent
+    other = folder / "other.json"
+    other.write_text(json.dumps([tiny.record(["large.png"], "<image>What?", "A picture.")]), encoding="utf-8")
+    corpus, _ = load_or_build([Source(str(other))], run.reading, "another model", run.folder)
+    assert (len(corpus), measured) == (1, [])
+
+
+def test_a_corpus_without_its_census_is_counted_again(run: Run) -> None:
+    _, census = run.load()
+    (path,) = run.folder.glob("corpora/census-*.json")
+    path.unlink()
+    assert run.load()[1] == census
+    assert path.exists()
 
 
 def test_files_without_a_good_sample_give_an_empty_corpus(run: Run) -> None:
@@ -256,14 +328,15 @@ def test_files_without_a_good_sample_give_an_empty_corpus(run: Run) -> None:
     assert (len(corpus), len(census.problems), len(corpus.lengths.tokens)) == (0, 2, 0)
 
 
-def test_the_same_files_named_from_another_folder_share_the_index(
-    run: Run, measured: list[str], monkeypatch: pytest.MonkeyPatch
+def test_the_same_files_named_from_another_folder_share_everything(
+    run: Run, measured: list[str], tokenized: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.load()
-    opened = len(measured)
+    measured.clear()
+    tokenized.clear()
     monkeypatch.chdir(Path(run.source.path).parent)
     run.source = Source("train.json")
     corpus, _ = run.load()
-    assert len(measured) == opened
+    assert (measured, tokenized) == ([], [])
     monkeypatch.chdir("/")
-    assert corpus.is_current()
+    assert all(os.path.isabs(image.location) for index in range(SAMPLES) for image in corpus.images(index))

@@ -205,7 +205,7 @@ def test_a_sample_must_also_fit_in_a_row(
 
 
 def test_a_run_that_asks_for_rows_of_few_patches_gives_samples_of_few_patches(tmp_path: Path, model_dir: Path) -> None:
-    from triptych.data.samples import Examiner
+    from triptych.data.corpus import load_or_build
     from triptych.family import read_model_files
     from triptych.prepare import make_reading
 
@@ -214,7 +214,7 @@ def test_a_run_that_asks_for_rows_of_few_patches_gives_samples_of_few_patches(tm
     batch = {"samples": None, "tokens": 400, "patches": 300}
     run = config.load(tiny.write_run(tmp_path, model_dir, tmp_path / "x.json", batch=batch))
     reading = make_reading(read_model_files(str(model_dir)), run)
-    ((_, sample),) = Examiner(reading).run(run.sources("train"))
-    layout = sample.layout(reading.geometry)
+    corpus, _ = load_or_build(run.sources("train"), reading, "", tmp_path / "cache")
+    layout = corpus.layout(0)
     assert layout.grids.prod(axis=1).sum() <= 300
     assert len(layout.grids) == 3

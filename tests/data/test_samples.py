@@ -5,6 +5,7 @@ import copy
 import io
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -17,10 +18,11 @@ from PIL import Image
 
 import tiny
 from triptych.data import images
+from triptych.data.corpus import Corpus, load_or_build
 from triptych.data.layout import Budget
 from triptych.data.pixels import load_patches
 from triptych.data.records import Source
-from triptych.data.samples import Census, Examiner, Reading, Sample
+from triptych.data.samples import Census, Reading
 from triptych.errors import Code, Problem
 from triptych.family import read_model_files
 
@@ -49,28 +51,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def examine(folder: Path, elements: list[Any], reading: Reading | None, **source: Any) -> tuple[Census, list[Any]]:
+def examine(folder: Path, elements: list[Any], reading: Reading | None, **source: Any) -> tuple[Census, Corpus]:
     """Write ``elements`` as an array, examine them, and check what holds for any file."""
     path = folder / "data.json"
     path.write_bytes(orjson.dumps(elements))
-    examiner = Examiner(reading)
-    before = 0
-    samples: list[Sample | None] = []
-    for number, (_, sample) in enumerate(examiner.run([Source(str(path), **source)]), 1):
-        found = examiner.census.problems[before:]
-        before = len(examiner.census.problems)
-        assert (sample is None) == bool(found), "a record is a sample, or it has a problem"
-        for problem in found:
-            assert problem.code in CODES
-            assert (problem.origin.path, problem.origin.line) == (str(path), number)
-            assert 10 < len(problem.message) < 2000
-            assert str(problem).startswith(f"{path}:{number}")
-            orjson.dumps(problem.to_dict())
-        samples.append(sample)
-    census = examiner.census
-    assert census.samples == len(elements) == len(samples)
-    assert census.ok == sum(sample is not None for sample in samples)
-    return census, samples
+    cache = Path(tempfile.mkdtemp(dir=folder))
+    corpus, census = load_or_build([Source(str(path), **source)], reading, "", cache)
+    lines = [problem.origin.line for problem in census.problems]
+    good = [corpus.origin(index).line for index in range(len(corpus))]
+    assert sorted([*good, *set(lines)]) == list(range(1, len(elements) + 1)), "a record is a sample, or has a problem"
+    assert lines == sorted(lines), "in input order"
+    for problem in census.problems:
+        assert problem.code in CODES
+        assert problem.origin.path == str(path)
+        assert 10 < len(problem.message) < 2000
+        assert str(problem).startswith(f"{path}:{problem.origin.line}")
+        orjson.dumps(problem.to_dict())
+    assert (census.samples, census.ok) == (len(elements), len(corpus))
+    return census, corpus
 
 
 GOOD_FILES, BAD_FILES = ["a.png", "b.jpg"], ["thin.png", "empty.png", "text.png", "cut.jpg", "folder.png", "gone.png"]
@@ -166,9 +164,9 @@ def test_no_change_of_a_good_record_crashes_the_examination(
 
 
 def test_the_records_that_are_changed_are_good(folder: Path, reading: Reading) -> None:
-    census, samples = examine(folder, GOOD, reading, confine=True)
+    census, corpus = examine(folder, GOOD, reading, confine=True)
     assert census.problems == []
-    assert [len(sample.measured) for sample in samples] == [2, 1, 1]
+    assert corpus.image_counts.tolist() == [2, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -203,19 +201,21 @@ def test_an_image_that_cannot_be_used_is_named_with_its_code(folder: Path, name:
 
 
 @pytest.mark.parametrize("form", ["{path}", "file://{path}", "file://localhost{path}"])
-def test_an_absolute_path_may_be_a_file_address(folder: Path, tmp_path: Path, form: str) -> None:
+def test_an_absolute_path_may_be_a_file_address(folder: Path, tmp_path: Path, reading: Reading, form: str) -> None:
     tiny.write_picture(tmp_path / "with space#1.png", 60, 80)
     address = form.format(path=tmp_path / "with space#1.png")
-    census, samples = examine(folder, [tiny.record([address], "<image>?", "yes")], None)
-    assert (census.problems, samples[0].measured[0].height, samples[0].measured[0].width) == ([], 60, 80)
+    census, corpus = examine(folder, [tiny.record([address], "<image>?", "yes")], reading)
+    (image,) = corpus.images(0)
+    assert (census.problems, image.height, image.width) == ([], 60, 80)
 
 
 def test_inline_data_is_a_picture_like_any_other(folder: Path, reading: Reading) -> None:
     uri = "data:image/png;base64," + base64.b64encode((folder / "a.png").read_bytes()).decode()
     elements = [tiny.record([name], "<image>?", "yes") for name in (uri, "a.png")]
-    _, (inline, file) = examine(folder, elements, reading, confine=True)
-    assert inline.fitted.resized == file.fitted.resized
-    assert inline.fitted.encoded.ids.tolist() == file.fitted.encoded.ids.tolist()
+    _, corpus = examine(folder, elements, reading, confine=True)
+    inline, file = corpus.layout(0), corpus.layout(1)
+    assert inline.grids.tolist() == file.grids.tolist()
+    assert inline.input_ids.tolist() == file.input_ids.tolist()
 
 
 def test_images_outside_the_media_folder_are_refused_only_where_asked(folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from triptych.data.records import Record, Source, json_type
+from triptych.data.records import ImageRef, Record, Source, json_type
 from triptych.errors import Code, Origin, Problem, SampleError
 
 MARK = "<image>"
@@ -23,14 +23,6 @@ ROLES: dict[str, Role] = {
 }
 # Keys of neighbouring data formats whose content would be lost if they were ignored.
 UNSUPPORTED = ("videos", "video", "audios", "audio", "tools")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRef:
-    """Where the bytes of one image are: a path as the data names it, or a data URI."""
-
-    source: str
-    """Path (absolute, or relative to the source's ``media_dir``), ``file://`` URL or ``data:image/...;base64,`` URI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +142,8 @@ class _Parser:
             found = reprlib.repr(name) if isinstance(name, str) else json_type(name)
             self._fail("bad-shape", f"`{role_key}` is {found}; the known roles are {known}", turn=number)
         parts = self._parts(content, content_key, number)
-        loss = message.get("loss", True)
+        loss = message.get("loss")
+        loss = True if loss is None else loss  # tables write what is not there as null
         if not isinstance(loss, bool):
             self._fail("bad-shape", f"`loss` is true or false, this is {json_type(loss)}", turn=number)
         if role is None or parts is None:
@@ -195,10 +188,10 @@ class _Parser:
                 # The marker form: the file stands in the record's `images`.
                 parts.append(self.marks)
                 self.marks += 1
-            elif kind in ("image", "image_url") and isinstance(value, str) and value:
+            elif kind in ("image", "image_url") and isinstance(value, (str, ImageRef)) and value:
                 parts.append(self.marks)
                 self.marks += 1
-                self.inline.append(ImageRef(value))
+                self.inline.append(_reference(value))
                 self.inline_slots = True
             else:
                 expected = '{"type": "text", "text"}, {"type": "image", "image"} or {"type": "image_url", ...}'
@@ -211,16 +204,16 @@ class _Parser:
         value = self._column(key)
         if value is None:
             return []
-        images = [value] if isinstance(value, str) else value
+        images = [value] if isinstance(value, (str, ImageRef)) else value
         if not isinstance(images, list):
             self._fail("bad-shape", f"`{key}` is a list of files, this is {json_type(value)}")
             return []
         for number, image in enumerate(images, 1):
-            if not isinstance(image, str) or not image:
+            if not isinstance(image, (str, ImageRef)) or not image:
                 found = "empty" if image == "" else json_type(image)
                 self._fail("bad-shape", f"an image is named by a string, this is {found}", image=number)
                 return []
-        return [ImageRef(image) for image in images]
+        return [_reference(image) for image in images]
 
     def _check_order(self, turns: list[Turn], first: int) -> None:
         dialogue = turns[1:] if turns and turns[0].role == "system" else turns
@@ -243,6 +236,10 @@ class _Parser:
         if self.marks != found:
             message = f"{_count(self.marks, f'{MARK} mark')} but {_count(found, 'image')}; give each image one mark"
             self._fail("marker-count", message)
+
+
+def _reference(image: str | ImageRef) -> ImageRef:
+    return ImageRef(image) if isinstance(image, str) else image
 
 
 def _count(number: int, noun: str) -> str:

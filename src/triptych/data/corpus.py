@@ -1,4 +1,9 @@
-"""The index on disk: every good sample's ids, image sizes and counts as memory-mapped Arrow columns."""
+"""The good samples of a run: an index, the measured sizes of its images, and the budgets, brought together.
+
+    Index (text, once per tokenizer) + sizes (headers, once per file) + limits of the run -> Corpus
+
+The last step is integers only, so other pixel limits or budgets cost seconds and touch no image file.
+"""
 
 from __future__ import annotations
 
@@ -6,70 +11,68 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from filelock import FileLock
 from numpy.typing import NDArray
 
-from triptych.data import images
-from triptych.data.conversation import ImageRef
+from triptych.data.engine import Engine, LocalEngine
 from triptych.data.geometry import Geometry
-from triptych.data.layout import Layout, lay_out
+from triptych.data.header_cache import HeaderCache
+from triptych.data.images import ImageError
+from triptych.data.index import DataFile, Index, Progress, Silent, load_or_build_index
+from triptych.data.layout import Budget, Fitted, Layout, TooLongError, fit, lay_out
+from triptych.data.measuring import Sizes, measure_images
 from triptych.data.plan import Lengths
 from triptych.data.records import Source
-from triptych.data.samples import Census, Examiner, Reading, Sample, SizedImage
+from triptych.data.samples import Census, Reading, SizedImage
 from triptych.data.template import Encoded
 from triptych.errors import Origin, Problem
 
-FORMAT = 2
-"""Raised when the columns or the meaning of one change: older indexes are then built anew."""
+FORMAT = 1
+"""Raised when the meaning of a column changes."""
 
-BATCH_ROWS = 4096
-
-SCHEMA = pa.schema(
+LENGTHS = pa.schema(
     [
-        ("ids", pa.list_(pa.int32())),  # (U,) one id per image
-        ("spans", pa.list_(pa.int32())),  # supervised [start, end) pairs among the U, flat
-        ("slots", pa.list_(pa.int32())),  # (N,) index of each image among the U
-        ("measured", pa.list_(pa.int32())),  # (N, 2) height, width of the file, px, flat
-        ("resized", pa.list_(pa.int32())),  # (N, 2) height, width in the model, px, flat
-        ("stamps", pa.list_(pa.int64())),  # (N, 2) bytes, mtime ns of the file, flat
-        ("images", pa.list_(pa.large_string())),  # (N,) as the data names them
-        ("media_root", pa.string()),
+        ("sample", pa.int64()),  # number in the index
+        ("source", pa.int32()),
+        ("images", pa.int32()),
         ("tokens", pa.int64()),
         ("patches", pa.int64()),
         ("supervised", pa.int64()),
-        ("path", pa.string()),
-        ("line", pa.int64()),
-        ("task", pa.string()),
     ]
 )
+"""One row per good sample."""
 
 
 class Corpus:
     """The good samples of a run, K of them, read from disk as they are asked for."""
 
     def __init__(self, path: Path) -> None:
-        """Memory-map the index at ``path``; costs no memory per sample."""
+        """Memory-map the lengths at ``path`` and what they refer to; costs no memory per sample."""
         self.path = path
         with pa.memory_map(str(path)) as source:
-            reader = pa.ipc.open_file(source)
-            self._table = reader.read_all()
-        metadata = self._table.schema.metadata or {}
-        self.key = metadata[b"key"].decode()
-        self.geometry = Geometry(**json.loads(metadata[b"geometry"]))
+            self._lengths = pa.ipc.open_file(source).read_all()
+        about = json.loads(self._lengths.schema.metadata[b"about"])
+        self.geometry = Geometry(**about["geometry"])
+        self._budget = Budget(**about["budget"])
+        files = [DataFile(**item) for item in about["files"]]
+        self._index = Index(files, [path.parent.parent / "index" / name for name in about["parts"]])
+        with pa.memory_map(str(path.parent / about["sizes"])) as source:
+            self._sizes = pa.ipc.open_file(source).read_all()
 
     def __len__(self) -> int:
-        return int(self._table.num_rows)
+        return int(self._lengths.num_rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}  # a worker maps the file itself
+        return {"path": self.path}  # a worker maps the files itself
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["path"])  # type: ignore[misc]
@@ -83,79 +86,87 @@ class Corpus:
         """(K,) supervised tokens"""
         return self._numbers("supervised")
 
+    @cached_property
+    def image_counts(self) -> NDArray[np.int64]:
+        """(K,) images"""
+        return self._numbers("images")
+
+    @cached_property
+    def sources(self) -> NDArray[np.int64]:
+        """(K,) number of each sample's source, never falling"""
+        return self._numbers("source")
+
     def origin(self, index: int) -> Origin:
-        return Origin(self._value("path", index), self._value("line", index))
+        return self._index.origin(self._sample(index))
 
     def task(self, index: int) -> str | None:
-        task: str | None = self._value("task", index)
+        task: str | None = self._index.value("task", self._sample(index)).as_py()
         return task
 
     def encoded(self, index: int) -> Encoded:
-        """The sample's ids with one per image."""
-        ids = self._integers("ids", index)
-        supervised = np.zeros(len(ids), np.bool_)
-        for start, end in self._pairs("spans", index):
-            supervised[start:end] = True
-        return Encoded(ids, supervised, self._integers("slots", index))
+        """The sample's ids with one per image, within the budget."""
+        return self._fitted(index).encoded
 
     def layout(self, index: int) -> Layout:
         """The sample as the model sees it."""
-        return lay_out(self.encoded(index), self._pairs("resized", index), self.geometry, self.origin(index))
+        fitted = self._fitted(index)
+        return lay_out(fitted.encoded, fitted.resized, self.geometry, self.origin(index))
 
     def images(self, index: int) -> list[SizedImage]:
         """The sample's images in reading order."""
-        root = self._value("media_root", index)
-        names = self._value("images", index)
-        sizes = zip(self._pairs("measured", index), self._pairs("resized", index), strict=True)
+        numbers = self._index.image_numbers(self._sample(index))
+        sizes = zip(self._measured(numbers), self._fitted(index).resized, strict=True)
         return [
-            SizedImage(ImageRef(name), root, *measured, *resized)
-            for name, (measured, resized) in zip(names, sizes, strict=True)
+            SizedImage(*self._index.image(number), *measured, *resized)
+            for number, (measured, resized) in zip(numbers, sizes, strict=True)
         ]
 
-    def is_current(self) -> bool:
-        """Whether every image file is as it was when it was measured."""
-        seen: set[str] = set()
-        for index in range(len(self)):
-            root = self._value("media_root", index)
-            for name, expected in zip(self._value("images", index), self._pairs("stamps", index), strict=True):
-                location = images.locate(ImageRef(name), root, confine=False)
-                if location in seen:
-                    continue
-                seen.add(location)
-                if images.stamp(location) != expected:
-                    return False
-        return True
+    def _sample(self, index: int) -> int:
+        sample: int = self._lengths.column("sample")[index].as_py()
+        return sample
 
-    def _value(self, column: str, index: int) -> Any:
-        return self._table.column(column)[index].as_py()
+    def _measured(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
+        height, width = self._sizes.column("height"), self._sizes.column("width")
+        return [(height[number].as_py(), width[number].as_py()) for number in numbers]
+
+    def _fitted(self, index: int) -> Fitted:
+        sample = self._sample(index)
+        sizes = self._measured(self._index.image_numbers(sample))
+        return fit(stored_encoding(self._index, sample), sizes, self.geometry, self._budget)
 
     def _numbers(self, column: str) -> NDArray[np.int64]:
-        return np.asarray(self._table.column(column).to_numpy(), np.int64)
+        return np.asarray(self._lengths.column(column).to_numpy(), np.int64)
 
-    def _integers(self, column: str, index: int) -> NDArray[Any]:
-        values: NDArray[Any] = self._table.column(column)[index].values.to_numpy()
-        return values
 
-    def _pairs(self, column: str, index: int) -> list[tuple[int, int]]:
-        flat = self._integers(column, index).tolist()
-        return list(zip(flat[::2], flat[1::2], strict=True))
+def stored_encoding(index: Index, sample: int) -> Encoded:
+    """The ids of a sample with one per image, as its text asks for."""
+    ids, spans, slots = (index.value(name, sample).values.to_numpy() for name in ("ids", "spans", "slots"))
+    supervised = np.zeros(len(ids), np.bool_)
+    for start, end in zip(spans[::2].tolist(), spans[1::2].tolist(), strict=True):
+        supervised[start:end] = True
+    return Encoded(ids, supervised, slots)
 
 
 def load_or_build(
     sources: Sequence[Source],
-    reading: Reading,
+    reading: Reading | None,
     identity: str,
-    folder: Path,
-    on_sample: Callable[[Census], None] = lambda _: None,
+    cache: Path,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+    *,
+    deep: bool = False,
 ) -> tuple[Corpus, Census]:
-    """The index of ``sources``, from ``folder`` if nothing changed, else built there.
+    """The corpus of ``sources``: what is known already is taken from the caches, the rest is read and measured.
 
     Args:
         sources: the data files.
-        reading: how the model reads samples.
+        reading: how the model reads samples; None checks records and images without a model, and gives no lengths.
         identity: what else decides the ids, for example a hash of the tokenizer file.
-        folder: where indexes are kept; made if missing.
-        on_sample: called after every record, for a progress bar.
+        cache: folder of the caches; made if missing.
+        engine: where the work is done; the cores of this machine by default.
+        progress: who is told.
+        deep: decode every image that was not decoded before.
 
     Returns:
         The corpus of the good samples and the census of all. Problems are in the census; whether they end the run is
@@ -164,88 +175,188 @@ def load_or_build(
     Raises:
         ConfigError: if a data file is missing or cannot be read.
     """
-    key = corpus_key(sources, reading, identity)
-    folder.mkdir(parents=True, exist_ok=True)
-    path, census_path = folder / f"{key}.arrow", folder / f"{key}.json"
-    if path.exists() and census_path.exists():
-        corpus, census = Corpus(path), _read_census(census_path)
-        if corpus.is_current() and all(images.stamp(name) == stamp for name, stamp in census.failed.items()):
-            return corpus, census
-    examiner = Examiner(reading)
-    _write(path, key, reading.geometry, _samples(examiner, sources, on_sample))
-    _write_census(census_path, examiner.census)
-    return Corpus(path), examiner.census
+    engine, progress = engine or LocalEngine(), progress or Silent()
+    template = None if reading is None else reading.template
+    index = load_or_build_index(sources, template, identity, cache / "index", engine, progress)
+    (cache / "corpora").mkdir(exist_ok=True)
+    names = "".join(folder.name for folder in index.folders)
+    lock = cache / "corpora" / f"{hashlib.sha256(names.encode()).hexdigest()[:20]}.lock"
+    with FileLock(lock):  # the ranks of a run: the first one measures
+        return _bring_together(index, reading, cache, engine, progress, deep)
 
 
-def corpus_key(sources: Sequence[Source], reading: Reading, identity: str) -> str:
-    """Name of an index: a hash of the data files (path, size, mtime) and of everything that decides the lengths."""
-    files = [
-        (os.path.abspath(path), images.stamp(path), os.path.abspath(source.media_root(path)), source.confine)
-        for source in sources
-        for path in source.files()
-    ]
-    naming = [(sorted(source.columns.items()), sorted(source.tags.items())) for source in sources]
-    rules = (asdict(reading.geometry), asdict(reading.budget), reading.template.default_system)
-    described = json.dumps([FORMAT, identity, files, naming, rules])
-    return hashlib.sha256(described.encode()).hexdigest()[:20]
-
-
-def _samples(examiner: Examiner, sources: Sequence[Source], on_sample: Callable[[Census], None]) -> Iterator[Sample]:
-    for _, sample in examiner.run(sources):
-        on_sample(examiner.census)
-        if sample is not None:
-            yield sample
-
-
-def _columns(sample: Sample, geometry: Geometry) -> dict[str, Any]:
-    fitted, conversation = sample.fitted, sample.conversation
-    assert fitted is not None, "an index is built with a model"
-    encoded = fitted.encoded
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], encoded.supervised.view(np.int8), [0]))))
-    image_tokens = sum(geometry.tokens(*size) for size in fitted.resized)
-    return {
-        "ids": encoded.ids,
-        "spans": edges,
-        "slots": encoded.slots,
-        "measured": [side for image in sample.measured for side in (image.height, image.width)],
-        "resized": [side for size in fitted.resized for side in size],
-        "stamps": [part for image in sample.measured for part in image.stamp],
-        "images": [ref.source for ref in conversation.images],
-        "media_root": os.path.abspath(sample.media_root),
-        "tokens": len(encoded.ids) - len(fitted.resized) + image_tokens,
-        "patches": image_tokens * geometry.merge_size**2,
-        "supervised": int(encoded.supervised.sum()),
-        "path": conversation.origin.path,
-        "line": conversation.origin.line,
-        "task": conversation.task,
+def _bring_together(
+    index: Index, reading: Reading | None, cache: Path, engine: Engine, progress: Progress, deep: bool
+) -> tuple[Corpus, Census]:
+    sizes = measure_images(index, HeaderCache(cache), engine, progress, deep=deep)
+    sizes_name = f"sizes-{sizes.digest}.arrow"
+    about = {
+        "geometry": asdict(reading.geometry if reading else Geometry(1, 1, 1, 1, 1)),
+        "budget": asdict(reading.budget if reading else Budget()),
+        "sizes": sizes_name,
+        "files": [asdict(file) for file in index.files],
+        "parts": [folder.name for folder in index.folders],
     }
+    key = hashlib.sha256(json.dumps([FORMAT, reading is None, about]).encode()).hexdigest()[:20]
+    folder = cache / "corpora"
+    path, census_path = folder / f"lengths-{key}.arrow", folder / f"census-{key}.json"
+    if path.exists() and census_path.exists():
+        return Corpus(path), _read_census(census_path)
+    fitting = _Fitting(index, sizes, reading)
+    columns = fitting.run()
+    census = fitting.census()
+    _write(folder / sizes_name, sizes.table())
+    _write(path, pa.table(columns, LENGTHS.with_metadata({"about": json.dumps(about)})))
+    _write_census(census_path, census)
+    return Corpus(path), census
 
 
-def _write(path: Path, key: str, geometry: Geometry, samples: Iterator[Sample]) -> None:
-    metadata = {"key": key, "geometry": json.dumps(asdict(geometry))}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".building-", suffix=".arrow")
+@dataclass(slots=True)
+class _Fitting:
+    """Sums up each sample's tokens; only those over a budget are looked at one by one."""
+
+    index: Index
+    sizes: Sizes
+    reading: Reading | None
+    found: list[tuple[int, Problem]] = field(default_factory=list)
+    dropped: list[Problem] = field(default_factory=list)
+    shrunk: int = 0
+    ok: int = 0
+
+    def run(self) -> list[pa.Array]:
+        """The columns of ``LENGTHS``."""
+        image_tokens = self._natural_tokens()
+        columns: list[list[NDArray[Any]]] = [[np.empty(0, kind.type.to_pandas_dtype())] for kind in LENGTHS]
+        for start, file, first_image, (images, ids, supervised) in self.index.sample_batches(
+            "images", "ids", "supervised"
+        ):
+            numbers, offsets = images.values.to_numpy() + first_image, images.offsets.to_numpy()
+            counts = np.diff(offsets)
+            pixels = _sums(image_tokens[numbers], offsets)
+            text = np.diff(ids.offsets.to_numpy()) - (counts if self.reading else 0)
+            targets = supervised.to_numpy().copy()
+            good = _sums(self.sizes.bad[numbers], offsets) == 0
+            for place in np.flatnonzero(~good).tolist():
+                self._report_images(start + place, numbers[offsets[place] : offsets[place + 1]])
+            for place in np.flatnonzero(good & self._over(text, pixels)).tolist():
+                found = self._fit(start + place, numbers[offsets[place] : offsets[place + 1]])
+                if found is None:
+                    good[place] = False
+                else:
+                    text[place], pixels[place], targets[place] = found
+            self.ok += int(good.sum())
+            merge = self.reading.geometry.merge_size if self.reading else 1
+            values = (
+                np.arange(start, start + len(good)),
+                np.full(len(good), self.index.files[file].source),
+                counts,
+                text + pixels,
+                pixels * merge**2,
+                targets,
+            )
+            for column, value in zip(columns, values, strict=True):
+                column.append(value[good])
+        return [pa.array(np.concatenate(column), kind.type) for column, kind in zip(columns, LENGTHS, strict=True)]
+
+    def census(self) -> Census:
+        """What was found, in input order."""
+
+        def place(item: tuple[int, Problem]) -> tuple[int, float]:
+            number, problem = item
+            return number, problem.origin.line or np.inf  # what concerns a file as a whole comes behind its records
+
+        problems = [problem for _, problem in sorted([*self.index.problems, *self.found], key=place)]
+        return Census(self.index.records, self.ok, self.shrunk, problems, self.dropped)
+
+    def _natural_tokens(self) -> NDArray[np.int64]:
+        """(I,) tokens of each image under the limits per image; the arithmetic runs once per distinct size."""
+        if self.reading is None:
+            return np.zeros(len(self.sizes.bad), np.int64)
+        geometry = self.reading.geometry
+        packed = self.sizes.height.astype(np.int64) << 32 | self.sizes.width
+        distinct, inverse = np.unique(packed, return_inverse=True)
+        tokens = [
+            geometry.tokens(*geometry.resized(size >> 32, size & 0xFFFFFFFF)) if size else 0
+            for size in distinct.tolist()
+        ]
+        return np.array(tokens, np.int64)[inverse]
+
+    def _over(self, text: NDArray[np.int64], pixels: NDArray[np.int64]) -> NDArray[np.bool_]:
+        over = np.zeros(len(text), np.bool_)
+        if self.reading is not None:
+            budget = self.reading.budget
+            if budget.image_tokens is not None:
+                over |= pixels > budget.image_tokens
+            if budget.max_tokens is not None:
+                over |= text + pixels > budget.max_tokens
+        return over
+
+    def _fit(self, sample: int, numbers: NDArray[np.int64]) -> tuple[int, int, int] | None:
+        """(text tokens, image tokens, targets) of a sample over its budget, None if nothing helps."""
+        assert self.reading is not None
+        encoded = stored_encoding(self.index, sample)
+        measured = list(zip(self.sizes.height[numbers].tolist(), self.sizes.width[numbers].tolist(), strict=True))
+        try:
+            fitted = fit(encoded, measured, self.reading.geometry, self.reading.budget)
+        except TooLongError as error:
+            drops = self.reading.budget.too_long == "drop"
+            problem = Problem("too-long", self.index.origin(sample), str(error))
+            if drops:
+                self.dropped.append(problem)
+            else:
+                self.found.append((self.index.file_of(sample), problem))
+            return None
+        self.shrunk += fitted.shrunk
+        tokens = sum(self.reading.geometry.tokens(*size) for size in fitted.resized)
+        return len(fitted.encoded.ids) - len(measured), tokens, int(fitted.encoded.supervised.sum())
+
+    def _report_images(self, sample: int, numbers: NDArray[np.int64]) -> None:
+        origin = self.index.origin(sample)
+        for place, number in enumerate(numbers.tolist(), 1):
+            error: ImageError | None = self.sizes.errors.get(number)
+            if error is not None:
+                problem = Problem(error.code, origin, error.message, image=place)
+                self.found.append((self.index.file_of(sample), problem))
+
+
+def _sums(values: NDArray[Any], offsets: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Sum of each list that ``offsets`` bound; a list may be empty."""
+    running = np.concatenate(([0], np.cumsum(values, dtype=np.int64)))
+    result: NDArray[np.int64] = running[offsets[1:]] - running[offsets[:-1]]
+    return result
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    if path.exists():  # named by its content
+        return
+    with (
+        _replacing(path) as temporary,
+        pa.OSFile(temporary, "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
+        writer.write_table(table.combine_chunks())
+
+
+def _write_census(path: Path, census: Census) -> None:
+    with _replacing(path) as temporary:
+        Path(temporary).write_text(json.dumps(asdict(census)), encoding="utf-8")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[str]:
+    """A temporary name that takes the place of ``path`` at the end: a file is whole or absent, also after a kill."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     os.close(handle)
     try:
-        with pa.OSFile(temporary, "wb") as sink, pa.ipc.new_file(sink, SCHEMA.with_metadata(metadata)) as writer:
-            while rows := [_columns(sample, geometry) for sample in islice(samples, BATCH_ROWS)]:
-                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
-        os.replace(temporary, path)  # an index is whole or absent, also after a kill
+        yield temporary
+        os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
 
 
-def _write_census(path: Path, census: Census) -> None:
-    content = asdict(census)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".building-", suffix=".json")
-    with os.fdopen(handle, "w") as file:
-        json.dump(content, file)
-    os.replace(temporary, path)
-
-
 def _read_census(path: Path) -> Census:
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     for name in ("problems", "dropped"):
         content[name] = [Problem(**{**item, "origin": Origin(**item["origin"])}) for item in content[name]]
-    content["failed"] = {name: stamp and tuple(stamp) for name, stamp in content["failed"].items()}
     return Census(**content)

@@ -16,11 +16,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import IO
 
+import orjson
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from triptych.data.conversation import ImageRef
+from triptych.data import members, storage, tars
 from triptych.data.geometry import MAX_ASPECT, is_extreme
-from triptych.errors import Code
+from triptych.data.records import ImageRef
+from triptych.data.storage import Stamp
+from triptych.errors import Code, ConfigError
+
+INLINE = "data:"
+REFUSED = "refused:"
 
 MAX_IMAGE_PIXELS = 178_956_970
 """Pictures with more pixels are taken for decompression bombs (the limit at which Pillow raises its error)."""
@@ -55,34 +61,53 @@ class Measured:
 
     height: int
     width: int
-    stamp: tuple[int, int]
-    """(size in bytes, modification time in ns) of the file when it was measured; (length, 0) for inline data."""
 
 
-def locate(ref: ImageRef, media_root: str, confine: bool) -> str:
-    """The file behind ``ref``, or the data URI itself.
+def locate(ref: ImageRef, media_root: str, *, confine: bool, allow_remote: bool = False) -> str:
+    """Where the bytes of ``ref`` are, in the form that ``open_bytes`` takes: the same from every working folder.
 
-    Raises:
-        ImageError: ``image-outside`` if ``confine`` and the file lies outside ``media_root``; ``image-missing`` for
-            an address that is not read.
+    An absolute path, a URL, a data URI, or ``member:`` of a container. An address that may not be read becomes
+    ``refused:`` with the problem, which ``open_bytes`` raises: a sample's problems are reported together.
     """
+    if ref.location is not None:
+        return ref.location
     source = ref.source
     if source.startswith("data:"):
         return source
     if source.startswith("file://"):
         source = urllib.parse.unquote(source.removeprefix("file://").removeprefix("localhost"))
-    elif "://" in source:
-        raise ImageError("image-missing", f"remote address {_name(source)} is not read; download it and name the file")
-    path = os.path.join(media_root, source)
+    remote = storage.is_remote(source) or (storage.is_remote(media_root) and not os.path.isabs(source))
+    if remote and not allow_remote:
+        advice = "download it and name the file, or set data.allow_remote: true"
+        return _refused("image-missing", f"remote address {_name(source)} is not read; {advice}")
+    path = storage.join(media_root, source)
     if confine and not _is_inside(path, media_root):
         message = (
             f"{_name(source)} leads outside the media folder {media_root!r}; move the file in, or set confine: false"
         )
-        raise ImageError("image-outside", message)
-    return path
+        return _refused("image-outside", message)
+    if media_root.endswith(".tar") and not os.path.isabs(source) and not storage.is_remote(source):
+        return _member_of_tar(source, media_root)
+    return storage.absolute(path)
+
+
+def _member_of_tar(name: str, path: str) -> str:
+    try:
+        place = tars.find(path, name)
+    except OSError as error:
+        return _refused("image-unreadable", f"cannot read {path!r}: {error.strerror or error}")
+    if place is None:
+        return _refused("image-missing", f"no member {_name(name)} in {path!r}; mend the name or media_dir")
+    return members.name("tar", path, *place, name)
+
+
+def _refused(code: Code, message: str) -> str:
+    return REFUSED + orjson.dumps([code, message.encode("utf-8", "replace").decode()]).decode()
 
 
 def _is_inside(path: str, root: str) -> bool:
+    if storage.is_remote(path) or storage.is_remote(root):
+        return path.startswith(f"{root.rstrip('/')}/") and ".." not in path.split("/")
     root = os.path.realpath(root)
     try:
         return os.path.commonpath((root, os.path.realpath(path))) == root
@@ -90,42 +115,56 @@ def _is_inside(path: str, root: str) -> bool:
         return True
 
 
-def stamp(location: str) -> tuple[int, int] | None:
-    """(bytes, mtime ns) of the file at ``location``, None if there is none; tells whether it changed."""
-    if location.startswith("data:"):
+def is_remote(location: str) -> bool:
+    """Whether the bytes of an image come over the network."""
+    if location.startswith((INLINE, REFUSED)):
+        return False
+    return storage.is_remote(members.container(location) if location.startswith(members.PREFIX) else location)
+
+
+def stamp(location: str) -> Stamp | None:
+    """(bytes, version) of the file that holds the image, None if there is none; tells whether it changed."""
+    if location.startswith((INLINE, REFUSED)):
         return len(location), 0
-    try:
-        status = os.stat(location)
-    except (OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns
+    return storage.stamp(members.container(location) if location.startswith(members.PREFIX) else location)
 
 
 @contextmanager
 def open_bytes(location: str) -> Iterator[IO[bytes]]:
-    """Open the image at ``location``, a path or a data URI, for reading.
+    """Open the image at ``location`` (see ``locate``) for reading.
 
     Raises:
         ImageError: ``image-missing`` or ``image-unreadable``.
     """
+    if location.startswith(REFUSED):
+        raise ImageError(*orjson.loads(location.removeprefix(REFUSED)))
     if location.startswith("data:"):
         yield io.BytesIO(_inline(location))
         return
     try:
-        mode = os.stat(location).st_mode
-    except OSError as error:
-        raise _not_read(location, error) from error
-    except ValueError as error:  # a NUL byte in the name
-        raise ImageError("image-missing", f"{_name(location)} is not a file name: {error}") from error
-    if stat.S_ISDIR(mode):
-        raise ImageError("image-missing", f"{_name(location)} is a folder, not an image")
-    if not stat.S_ISREG(mode):  # to open a pipe could wait for ever
-        raise ImageError("image-unreadable", f"{_name(location)} is a pipe or device, not a file")
-    try:
-        with open(location, "rb") as file:
+        if location.startswith(members.PREFIX):
+            with members.open_member(location) as file:
+                yield file
+            return
+        if not storage.is_remote(location):
+            _check_kind(location)
+        with storage.open_binary(location) as file:
             yield file
     except OSError as error:
         raise _not_read(location, error) from error
+    except ConfigError as error:  # an address that no installed library understands
+        raise ImageError("image-missing", f"{_name(location)}: {error}") from error
+
+
+def _check_kind(path: str) -> None:
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:  # a NUL byte in the name
+        raise ImageError("image-missing", f"{_name(path)} is not a file name: {error}") from error
+    if stat.S_ISDIR(mode):
+        raise ImageError("image-missing", f"{_name(path)} is a folder, not an image")
+    if not stat.S_ISREG(mode):  # to open a pipe could wait for ever
+        raise ImageError("image-unreadable", f"{_name(path)} is a pipe or device, not a file")
 
 
 def _not_read(location: str, error: OSError) -> ImageError:
@@ -168,13 +207,12 @@ def measure(location: str) -> Measured:
                 file.seek(0)
                 with opened(file, location) as again:
                     load(again, location)
-        mtime = os.fstat(file.fileno()).st_mtime_ns if not location.startswith("data:") else 0
     if is_extreme(height, width):
         message = (
             f"{_name(location)} is {height} x {width} (height x width), an aspect ratio over {MAX_ASPECT}; crop it"
         )
         raise ImageError("image-extreme", message)
-    return Measured(height, width, (len(location) if location.startswith("data:") else size, mtime))
+    return Measured(height, width)
 
 
 @contextmanager
@@ -305,4 +343,6 @@ def _name(location: str) -> str:
     """How messages name an image; a name of any length stays readable."""
     if location.startswith("data:"):
         return "the data URI"
+    if location.startswith(members.PREFIX):
+        location = members.shown(location)
     return repr(location if len(location) <= 300 else f"{location[:140]}...{location[-140:]}")

@@ -106,8 +106,7 @@ def decode_images(
     for number, image in enumerate(sized, 1):
         size, resized = (image.height, image.width), (image.resized_height, image.resized_width)
         try:
-            location = images.locate(image.ref, image.media_root, confine=False)  # checked when it was measured
-            patches.append(load_patches(location, size, resized, geometry))
+            patches.append(load_patches(image.location, size, resized, geometry))
         except ImageError as error:
             problems.append(Problem(error.code, origin, error.message, image=number))
     return patches, problems

@@ -1,20 +1,37 @@
-"""Examine every record of every source: parse, measure, tokenize, fit; what fails becomes a coded problem."""
+"""Examine records: parse, tokenize, find the images. One shard of a data file at a time, in whatever process."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
-from triptych.data import images
-from triptych.data.conversation import Conversation, ImageRef, parse
+import numpy as np
+import pyarrow as pa
+
+from triptych.data import images, records
+from triptych.data.conversation import Conversation, parse
 from triptych.data.geometry import Geometry
-from triptych.data.images import ImageError, Measured
-from triptych.data.layout import Budget, Fitted, Layout, TooLongError, fit, lay_out
-from triptych.data.records import Record, Source, read_records
-from triptych.data.template import Template
+from triptych.data.layout import Budget
+from triptych.data.records import Shard, Source
+from triptych.data.template import Encoded, Template
 from triptych.errors import Problem, SampleError
+
+SCHEMA = pa.schema(
+    [
+        ("ids", pa.list_(pa.int32())),  # (U,) one id per image
+        ("spans", pa.list_(pa.int32())),  # supervised [start, end) pairs among the U, flat
+        ("slots", pa.list_(pa.int32())),  # (N,) index of each image among the U
+        ("images", pa.list_(pa.int64())),  # (N,) number of each image in the table of images
+        ("supervised", pa.int64()),
+        ("line", pa.int64()),
+        ("task", pa.string()),
+    ]
+)
+"""One row per record that reads well; its images are not looked at yet."""
+
+DIGEST = 16
+"""Bytes of the hash that tells images apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,36 +47,14 @@ class Reading:
 class SizedImage:
     """One image of a sample: where it is, its size in the file and its size in the model, px."""
 
-    ref: ImageRef
-    media_root: str
+    name: str
+    """As the data names it."""
+    location: str
+    """As ``images.open_bytes`` takes it."""
     height: int
     width: int
     resized_height: int
     resized_width: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A record that passed every check."""
-
-    conversation: Conversation
-    media_root: str
-    measured: tuple[Measured, ...]
-    fitted: Fitted | None
-    """None where records are checked without a model."""
-
-    def images(self) -> list[SizedImage]:
-        """The images in reading order, with the size that the model gives them."""
-        assert self.fitted is not None, "a sample examined without a model gives its images no size"
-        return [
-            SizedImage(ref, self.media_root, measured.height, measured.width, *resized)
-            for ref, measured, resized in zip(self.conversation.images, self.measured, self.fitted.resized, strict=True)
-        ]
-
-    def layout(self, geometry: Geometry) -> Layout:
-        """The sample as the model sees it."""
-        assert self.fitted is not None, "a sample examined without a model has no layout"
-        return lay_out(self.fitted.encoded, self.fitted.resized, geometry, self.conversation.origin)
 
 
 @dataclass(slots=True)
@@ -74,93 +69,142 @@ class Census:
     problems: list[Problem] = field(default_factory=list)
     dropped: list[Problem] = field(default_factory=list)
     """Samples left out because the run says ``too_long: drop``; no error."""
-    failed: dict[str, tuple[int, int] | None] = field(default_factory=dict)
-    """Image files that could not be used, with their stamp: once one is mended, the census is out of date."""
+
+    def plus(self, other: Census) -> Census:
+        """Both together, the other's problems behind these."""
+        return Census(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One shard to examine."""
+
+    source: int
+    """Number of its source."""
+    file: int
+    """Number of its data file, over all sources."""
+    shard: Shard
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What one shard holds. Lines are counted from the start of the shard, images are numbered within it."""
+
+    task: Task
+    count: int
+    """Lines of the shard: what the lines of the next one start from."""
+    records: int
+    """Records seen, good or not."""
+    samples: pa.RecordBatch
+    """Columns of ``SCHEMA``."""
+    names: list[str]
+    """Distinct images in order of first use, as the data names them."""
+    locations: list[str]
+    digests: bytes
+    """Hash of each distinct image's location and name, one after the other."""
+    problems: list[Problem]
 
 
 class Examiner:
-    """Examines records one by one; remembers measured files, so a picture used twice is read once."""
+    """Reads a shard and examines its records; travels to other processes."""
 
-    def __init__(self, reading: Reading | None) -> None:
-        self.reading = reading
-        self.census = Census()
-        self._measured: dict[str, Measured | ImageError] = {}
+    def __init__(self, sources: Sequence[Source], template: Template | None) -> None:
+        """
+        Args:
+            sources: the sources that tasks refer to by number.
+            template: the model's markup; None examines without tokenizing.
+        """
+        self.sources = tuple(sources)
+        self.template = template
 
-    def run(self, sources: Sequence[Source]) -> Iterator[tuple[Record | Problem, Sample | None]]:
-        """Yield each element of the data files and, if it is good, its sample; keep count in ``census``.
+    def __call__(self, task: Task) -> Examined:
+        """Examine one shard.
 
         Raises:
-            ConfigError: if a data file is missing or cannot be read.
+            ConfigError: if its file cannot be read.
         """
-        files = [(source, path) for source in sources for path in source.files()]
-        for source, path in files:
-            for record in read_records(path):
-                self.census.samples += 1
-                yield record, self._admit(record, source)
-
-    def _admit(self, record: Record | Problem, source: Source) -> Sample | None:
-        if isinstance(record, Problem):
-            self.census.problems.append(record)
-            return None
-        try:
-            sample = self.examine(record, source)
-        except SampleError as error:
-            drops = self.reading is not None and self.reading.budget.too_long == "drop"
-            dropped = drops and all(problem.code == "too-long" for problem in error.problems)
-            (self.census.dropped if dropped else self.census.problems).extend(error.problems)
-            return None
-        self.census.ok += 1
-        self.census.shrunk += sample.fitted is not None and sample.fitted.shrunk
-        return sample
-
-    def examine(self, record: Record, source: Source) -> Sample:
-        """Parse, measure, tokenize and fit one record.
-
-        Raises:
-            SampleError: with every problem found.
-        """
-        conversation = parse(record, source)
-        media_root = source.media_root(record.origin.path)
-        measured = self._measure_all(conversation, media_root, source.confine)
-        fitted = None
-        if self.reading is not None:
-            encoded = self.reading.template.encode(conversation)
-            sizes = [(image.height, image.width) for image in measured]
-            try:
-                fitted = fit(encoded, sizes, self.reading.geometry, self.reading.budget)
-            except TooLongError as error:
-                raise SampleError([Problem("too-long", record.origin, str(error))]) from error
-        return Sample(conversation, media_root, measured, fitted)
-
-    def _measure_all(self, conversation: Conversation, media_root: str, confine: bool) -> tuple[Measured, ...]:
-        measured: list[Measured] = []
+        source = self.sources[task.source]
+        elements = records.read(task.shard)
+        conversations: list[Conversation] = []
         problems: list[Problem] = []
-        for number, ref in enumerate(conversation.images, 1):
+        for element in elements.records:
+            if isinstance(element, Problem):
+                problems.append(element)
+                continue
             try:
-                measured.append(self._measure(images.locate(ref, media_root, confine)))
-            except ImageError as error:
-                problems.append(Problem(error.code, conversation.origin, error.message, image=number))
-                self._remember_failed(ref, media_root)
-        if problems:
-            raise SampleError(problems)
-        return tuple(measured)
+                conversations.append(parse(element, source))
+            except SampleError as error:
+                problems.extend(error.problems)
+        table = _Images(source, source.media_root(task.shard.path))
+        numbers = [[table.number(ref) for ref in conversation.images] for conversation in conversations]
+        encoded = self._encode(conversations)
+        return Examined(
+            task=task,
+            count=elements.count,
+            records=sum(element.origin.line > 0 for element in elements.records),
+            samples=_columns(conversations, encoded, numbers),
+            names=table.names,
+            locations=table.locations,
+            digests=b"".join(map(_digest, table.locations, table.names)),
+            problems=problems,
+        )
 
-    def _remember_failed(self, ref: ImageRef, media_root: str) -> None:
-        if ref.source.startswith("data:"):
-            return  # mended in the data file itself
-        with suppress(ImageError):  # likewise a remote address
-            location = os.path.abspath(images.locate(ref, media_root, confine=False))
-            self.census.failed[location] = images.stamp(location)
+    def _encode(self, conversations: Sequence[Conversation]) -> list[Encoded]:
+        if self.template is not None:
+            return self.template.encode_all(conversations)
+        nothing = Encoded(np.empty(0, np.int32), np.empty(0, np.bool_), np.empty(0, np.int32))
+        return [nothing] * len(conversations)
 
-    def _measure(self, location: str) -> Measured:
-        known = self._measured.get(location)
-        if known is None:
-            try:
-                known = images.measure(location)
-            except ImageError as error:
-                known = error
-            if not location.startswith("data:"):
-                self._measured[location] = known
-        if isinstance(known, ImageError):
-            raise ImageError(known.code, known.message)
-        return known
+
+class _Images:
+    """The distinct images of a shard."""
+
+    def __init__(self, source: Source, media_root: str) -> None:
+        self._source = source
+        self._media_root = media_root
+        self._numbers: dict[records.ImageRef, int] = {}
+        self.names: list[str] = []
+        self.locations: list[str] = []
+
+    def number(self, ref: records.ImageRef) -> int:
+        known = self._numbers.get(ref)
+        if known is not None:
+            return known
+        number = self._numbers[ref] = len(self.names)
+        source = self._source
+        self.names.append(ref.source)
+        self.locations.append(
+            images.locate(ref, self._media_root, confine=source.confine, allow_remote=source.allow_remote)
+        )
+        return number
+
+
+def _digest(location: str, name: str) -> bytes:
+    return hashlib.blake2b(f"{location}\0{name}".encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest()
+
+
+def _columns(
+    conversations: Sequence[Conversation], encoded: Sequence[Encoded], numbers: Sequence[Sequence[int]]
+) -> pa.RecordBatch:
+    spans = [_spans(item) for item in encoded]
+    columns = [
+        _lists([item.ids for item in encoded], pa.int32()),
+        _lists(spans, pa.int32()),
+        _lists([item.slots for item in encoded], pa.int32()),
+        _lists([np.array(item, np.int64) for item in numbers], pa.int64()),
+        pa.array([int(item.supervised.sum()) for item in encoded], pa.int64()),
+        pa.array([conversation.origin.line for conversation in conversations], pa.int64()),
+        pa.array([conversation.task for conversation in conversations], pa.string()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def _spans(encoded: Encoded) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], encoded.supervised.view(np.int8), [0]))))
+    return edges.astype(np.int32)
+
+
+def _lists(values: Sequence[np.ndarray[tuple[int], np.dtype[np.int32 | np.int64]]], kind: pa.DataType) -> pa.ListArray:
+    offsets = np.concatenate(([0], np.cumsum([len(value) for value in values]))).astype(np.int32)
+    flat = np.concatenate(values) if values else np.empty(0, np.int64)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, kind))

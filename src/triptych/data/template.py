@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,16 @@ class Encoded:
     """(U,) whether the id is a target."""
     slots: NDArray[np.int32]
     """(N,) index into ``ids`` of the pad of each image, in reading order."""
+
+
+@dataclass(slots=True)
+class _Segment:
+    """A piece of a rendered conversation: fixed ids, or a text to tokenize."""
+
+    ids: Sequence[int] = ()
+    text: str | None = None
+    target: bool = False
+    picture: bool = False
 
 
 class Template:
@@ -58,6 +69,7 @@ class Template:
         )
         self._newline = self._encode("\n")
         self._answer_header = [self.turn_start, *self._encode("assistant\n")]
+        self._picture = [self.vision_start, self.image_pad, self.vision_end]
 
     @classmethod
     def from_file(cls, path: Path, default_system: str | None) -> Template:
@@ -72,9 +84,20 @@ class Template:
             raise ModelError(f"cannot read the tokenizer {path}: {error}") from error
         return cls(tokenizer, default_system)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self.tokenizer.to_str(), self.default_system)
+
     def encode(self, conversation: Conversation) -> Encoded:
         """Tokenize a whole conversation, answers included."""
-        return self._encode_turns(self._with_system(conversation.turns))
+        return self.encode_all([conversation])[0]
+
+    def encode_all(self, conversations: Sequence[Conversation]) -> list[Encoded]:
+        """Tokenize many conversations in one call of the tokenizer."""
+        rendered = [self._render(self._with_system(conversation.turns)) for conversation in conversations]
+        texts = [item.text for segments in rendered for item in segments if item.text is not None]
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        ids = iter([encoding.ids for encoding in encodings])
+        return [_assemble(segments, ids) for segments in rendered]
 
     def split_answer(self, encoded: Encoded) -> tuple[Encoded, NDArray[np.int32]]:
         """Cut a conversation at its last answer.
@@ -120,35 +143,28 @@ class Template:
             return list(turns)
         return [Turn("system", (self.default_system,), False), *turns]
 
-    def _encode_turns(self, turns: Sequence[Turn]) -> Encoded:
-        ids: list[int] = []
-        supervised: list[bool] = []
-        slots: list[int] = []
-
-        def add(new: Sequence[int], target: bool) -> None:
-            ids.extend(new)
-            supervised.extend([target] * len(new))
-
+    def _render(self, turns: Sequence[Turn]) -> list[_Segment]:
+        segments: list[_Segment] = []
+        turn_end = [self.turn_end, *self._newline]
         for turn in turns:
             parts = list(turn.parts)
             if turn.role == "assistant":
-                add(self._answer_header, False)
+                segments.append(_Segment(self._answer_header))
             else:
-                add([self.turn_start], False)
+                segments.append(_Segment([self.turn_start]))
                 header = f"{turn.role}\n"
                 if parts and isinstance(parts[0], str):
                     header += parts[0]
                     parts = parts[1:]
-                add(self._encode(header), False)
+                segments.append(_Segment(text=header))
             for part in parts:
                 if isinstance(part, str):
-                    add(self._encode(part), turn.supervised)
+                    segments.append(_Segment(text=part, target=turn.supervised))
                 else:
                     # A picture inside an answer is context, never a target: no model of the family draws.
-                    slots.append(len(ids) + 1)
-                    add([self.vision_start, self.image_pad, self.vision_end], False)
-            add([self.turn_end, *self._newline], turn.supervised)
-        return Encoded(np.array(ids, np.int32), np.array(supervised, np.bool_), np.array(slots, np.int32))
+                    segments.append(_Segment(self._picture, picture=True))
+            segments.append(_Segment(turn_end, target=turn.supervised))
+        return segments
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -159,3 +175,24 @@ class Template:
         if number is None:
             raise ModelError(f"the tokenizer has no {token}: this is not a model of the Qwen-VL family")
         return int(number)
+
+
+def _assemble(segments: Sequence[_Segment], texts: Iterator[list[int]]) -> Encoded:
+    ids: list[int] = []
+    targets: list[tuple[int, int]] = []
+    slots: list[int] = []
+    for segment in segments:
+        start = len(ids)
+        ids += segment.ids if segment.text is None else next(texts)
+        if segment.picture:
+            slots.append(start + 1)
+        if segment.target:
+            targets.append((start, len(ids)))
+    supervised = np.zeros(len(ids), np.bool_)
+    for start, end in targets:
+        supervised[start:end] = True
+    return Encoded(np.array(ids, np.int32), supervised, np.array(slots, np.int32))
+
+
+def _restore(tokenizer: str, default_system: str | None) -> Template:
+    return Template(Tokenizer.from_str(tokenizer), default_system)

@@ -1,0 +1,106 @@
+"""Run a function over many items on all cores, in order; small work never leaves this process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from typing import Any, Protocol, TypeVar
+
+from triptych.errors import TriptychError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+PATIENCE = 1.5
+"""Seconds of work in this process before others are started: about what starting them takes."""
+AHEAD = 4
+"""Items in flight per worker."""
+
+
+class Engine(Protocol):
+    """Where measuring and tokenizing happen. What they give does not depend on it."""
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """``function(item)`` of every item, in the order of the items.
+
+        The function and the items must pickle. Errors of the function are raised here.
+        """
+
+
+class LocalEngine:
+    """The cores of this machine."""
+
+    def __init__(self, workers: int | None = None, *, patience: float = PATIENCE) -> None:
+        """
+        Args:
+            workers: processes; None for as many as this process may use cores.
+            patience: seconds of work in this process before workers are started.
+        """
+        self.workers = workers if workers is not None else len(os.sched_getaffinity(0))
+        self.patience = patience
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """See ``Engine``.
+
+        Raises:
+            TriptychError: if a worker dies.
+        """
+        rest = iter(items)
+        began = time.monotonic()
+        for item in rest:
+            yield function(item)
+            if self.workers > 1 and time.monotonic() - began >= self.patience:
+                break
+        else:
+            return
+        yield from self._spread(function, rest)
+
+    def _spread(self, function: Callable[[T], R], items: Iterator[T]) -> Iterator[R]:
+        # A fresh interpreter each: to fork a process that has threads (tokenizers', Arrow's) can hang.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(self.workers, context, _prepare_worker, (function,))
+        pending: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(_call, item))
+                if len(pending) >= self.workers * AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise TriptychError(
+                "a worker process died, most likely for want of memory; try fewer with --workers"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+_worker: Callable[[Any], Any] | None = None  # of a worker process: what it was started for
+
+
+def _prepare_worker(function: Callable[[Any], Any]) -> None:
+    global _worker
+    _worker = function
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each worker has one core
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers the keyboard
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _call(item: Any) -> Any:
+    assert _worker is not None
+    return _worker(item)

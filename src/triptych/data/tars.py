@@ -1,0 +1,129 @@
+"""Tar shards with WebDataset naming: members that share a name up to its first dot are one sample.
+
+    0001.json  0001.0.jpg  0001.1.jpg      one sample: its record, and its images in the order of their names
+
+A record may name its images (``"images": ["0.jpg", "1.jpg"]`` or full member names); where it names none, the image
+members are its images. Members are read by offset; nothing is extracted.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import tarfile
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+import orjson
+
+from triptych.data import members, storage
+from triptych.data.records import Elements, ImageRef, Record, Shard, json_type
+from triptych.errors import Origin, Problem
+
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+RECORD_ENDING = "json"
+
+Place = tuple[int, int]
+"""(offset, size) of a member's content in bytes."""
+
+
+def cut(path: str) -> Iterator[Shard]:
+    """One shard: the samples of a tar stand in one row.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    found = storage.stamp(path)
+    if found is None:
+        raise FileNotFoundError(2, os.strerror(2), path)
+    yield Shard(path, 0, found[0], "tar", weight=found[0])
+
+
+def read(shard: Shard) -> Elements:
+    """The samples of a tar file.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    places: list[tuple[str, Place]] = []
+    defect = None
+    with storage.open_binary(shard.path) as file:
+        try:
+            places.extend(_walk(file))
+        except tarfile.TarError as error:
+            defect = f"damaged tar file: {error}; members behind {places[-1][0] if places else 'its start'!r} are lost"
+        records: list[Record | Problem] = []
+        groups = groupby(places, key=lambda item: _split(item[0])[0])
+        for number, (key, group) in enumerate(groups, 1):
+            records.append(_sample(file, shard.path, key, dict(group), Origin(shard.path, number)))
+    count = len(records)
+    if defect is not None:
+        records.append(Problem("bad-shape", Origin(shard.path, 0), defect))
+    return Elements(records, count)
+
+
+def find(path: str, name: str) -> Place | None:
+    """Where a member of a tar file is, None if it has none of this name."""
+    return _table(path, storage.stamp(path)).get(posixpath.normpath(name))
+
+
+@lru_cache(maxsize=8)
+def _table(path: str, _stamp: storage.Stamp | None) -> dict[str, Place]:
+    with storage.open_binary(path) as file:
+        try:
+            return dict(_walk(file))
+        except tarfile.TarError as error:
+            raise OSError(f"damaged tar file: {error}") from error
+
+
+def _walk(file: Any) -> Iterator[tuple[str, Place]]:
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        for member in archive:
+            archive.members = []  # type: ignore[attr-defined]  # else every header stays in memory
+            if member.isreg():
+                yield posixpath.normpath(member.name), (member.offset_data, member.size)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """(key, ending) of a member: the ending begins at the first dot of the file name."""
+    folder, base = posixpath.split(name)
+    stem, _, ending = base.partition(".")
+    return posixpath.join(folder, stem), ending
+
+
+def _sample(file: Any, path: str, key: str, group: dict[str, Place], origin: Origin) -> Record | Problem:
+    by_ending = {_split(name)[1]: (name, place) for name, place in group.items()}
+    if RECORD_ENDING not in by_ending:
+        endings = ", ".join(by_ending) or "none"
+        return Problem("bad-shape", origin, f"sample {key!r} has no member {key}.json; its endings are {endings}")
+    _, (offset, size) = by_ending[RECORD_ENDING]
+    file.seek(offset)
+    try:
+        data = orjson.loads(file.read(size))
+    except orjson.JSONDecodeError as error:
+        return Problem("bad-shape", origin, f"{key}.json is not valid JSON: {error.msg}")
+    if not isinstance(data, dict):
+        return Problem("bad-shape", origin, f"{key}.json: a sample is a JSON object, this is {json_type(data)}")
+    images = {
+        ending: ImageRef(name, members.name("tar", path, *place, name))
+        for ending, (name, place) in by_ending.items()
+        if ending.rpartition(".")[2].lower() in IMAGE_ENDINGS
+    }
+    by_name = {image.source: image for image in images.values()} | images
+    for column in ("images", "image"):
+        value = data.get(column)
+        if isinstance(value, list):
+            data[column] = [by_name.get(item, item) if isinstance(item, str) else item for item in value]
+        elif isinstance(value, str):
+            data[column] = by_name.get(value, value)
+    if images and data.get("images") is None and data.get("image") is None:
+        data["images"] = [images[ending] for ending in sorted(images, key=_natural)]
+    return Record(data, origin)
+
+
+def _natural(ending: str) -> list[tuple[int, str]]:
+    """Sort key in which ``2.jpg`` comes before ``10.jpg``."""
+    return [(int(digits or 0), text) for digits, text in re.findall(r"(\d*)(\D*)", ending)]
