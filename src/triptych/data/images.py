@@ -21,6 +21,7 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from triptych.data import members, storage, tars
 from triptych.data.geometry import MAX_ASPECT, is_extreme
+from triptych.data.headers import read_size
 from triptych.data.records import ImageRef
 from triptych.data.storage import Stamp
 from triptych.errors import Code, ConfigError
@@ -201,18 +202,24 @@ def measure(location: str) -> Measured:
         file.seek(0)
         if size == 0:
             raise ImageError("image-unreadable", f"{_name(location)} is empty")
-        with opened(file, location) as image:
-            height, width = upright_size(image, file)
-            if not _ends_whole(image.format, file, size):
-                file.seek(0)
-                with opened(file, location) as again:
-                    load(again, location)
+        height, width = read_size(file, size) or _size_by_pillow(file, location, size)
     if is_extreme(height, width):
         message = (
             f"{_name(location)} is {height} x {width} (height x width), an aspect ratio over {MAX_ASPECT}; crop it"
         )
         raise ImageError("image-extreme", message)
     return Measured(height, width)
+
+
+def _size_by_pillow(file: IO[bytes], location: str, size: int) -> tuple[int, int]:
+    """(height, width) of any image that Pillow opens; a file that does not end whole is decoded."""
+    with opened(file, location) as image:
+        height, width = upright_size(image, file)
+        if not _ends_whole(image.format, file, size):
+            file.seek(0)
+            with opened(file, location) as again:
+                load(again, location)
+    return height, width
 
 
 @contextmanager
