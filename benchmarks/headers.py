@@ -1,7 +1,8 @@
 """How much faster is measuring an image's header than decoding the image?
 
-Method: the same files, one process, warm cache; each file measured and decoded in turn, medians over the files. The
-decode is the one that training does (`load_rgb`), without its resize. Result: benchmarks/results/headers.jsonl.
+Method: the same files, one process, warm cache; each file measured and decoded in turn. Times are medians over the
+files, ratios are of the sums over them; `mix` is all files together. The decode is the one that training does
+(`load_rgb`), without its resize. Result: benchmarks/results/headers.jsonl.
 """
 
 from __future__ import annotations
@@ -39,22 +40,31 @@ def seconds(function: Callable[[str], object], path: str) -> float:
     return time.perf_counter() - began
 
 
+def row(measured: list[float], decoded: list[float]) -> dict[str, float]:
+    """Medians over files, and the ratio of the sums."""
+    header, decode = statistics.median(measured), statistics.median(decoded)
+    return {"header_us": header * 1e6, "decode_ms": decode * 1e3, "ratio": sum(decoded) / sum(measured)}
+
+
 def main() -> None:
     random = np.random.default_rng(0)
-    rows = {}
+    times: dict[str, tuple[list[float], list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for suffix in ("jpg", "png", "webp"):
-            measured, decoded = [], []
+            measured, decoded = times[suffix] = [], []
             for number in range(FILES_PER_KIND):
                 path = f"{folder}/{number}.{suffix}"
                 photo(*SIZES[number % len(SIZES)], random).save(path, quality=90)
-                for function, times in ((measure, measured), (load_rgb, decoded)):
+                for function, taken in ((measure, measured), (load_rgb, decoded)):
                     seconds(function, path)  # warm
-                    times.append(seconds(function, path))
-            header, decode = statistics.median(measured), statistics.median(decoded)
-            rows[suffix] = {"header_us": header * 1e6, "decode_ms": decode * 1e3, "ratio": sum(decoded) / sum(measured)}
-            ratio = rows[suffix]["ratio"]
-            print(f"{suffix:5} header {header * 1e6:7.0f} us   decode {decode * 1e3:7.1f} ms   ratio {ratio:6.0f}")
+                    taken.append(seconds(function, path))
+    kinds = list(times.values())
+    times["mix"] = [each for kind in kinds for each in kind[0]], [each for kind in kinds for each in kind[1]]
+    rows = {name: row(*taken) for name, taken in times.items()}
+    for name, values in rows.items():
+        print(
+            "{0:5} header {header_us:7.0f} us   decode {decode_ms:7.1f} ms   ratio {ratio:6.0f}".format(name, **values)
+        )
     entry = {"python": platform.python_version(), "pillow": PIL.__version__, "machine": platform.machine(), **rows}
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("a", encoding="utf-8") as file:
