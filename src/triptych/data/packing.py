@@ -7,19 +7,15 @@ Packing five samples of 5, 4, 3, 3 and 1 tokens into rows of 8 (best fit, longes
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = list[list[int]]
 
-MAX_TRIED = 64
-"""Rows looked at before a new one is opened; bounds the search where many rows have tokens left but no patches."""
-
-
-def group(order: NDArray[np.int64], samples_per_row: int) -> Rows:
-    """Rows of exactly ``samples_per_row`` samples in the given order; the last may hold fewer."""
-    indices = order.tolist()
-    return [indices[start : start + samples_per_row] for start in range(0, len(indices), samples_per_row)]
+def group(samples: int, samples_per_row: int) -> NDArray[np.int64]:
+    """Row number of each of ``samples`` samples, ``samples_per_row`` to a row; the last row may hold fewer."""
+    return np.arange(samples) // samples_per_row
 
 
 def pack(
@@ -28,12 +24,11 @@ def pack(
     patches: NDArray[np.int64],
     token_budget: int,
     patch_budget: int,
-) -> Rows:
+) -> NDArray[np.int64]:
     """Best-fit packing under two budgets, in the given order (give the longest first for a good fill).
 
     Each sample goes into the open row that its tokens fill best, among those with enough patches left; if there is
-    none, it opens a row. Rows are found by remaining tokens through one big integer used as a bit set, so a sample
-    costs about a microsecond whatever the number of rows.
+    none, it opens a row. The search is exact, and costs microseconds whatever the number of rows.
 
     Args:
         order: (K,) indices of the samples to place.
@@ -42,69 +37,145 @@ def pack(
         token_budget: language tokens per row.
         patch_budget: vision patches per row.
 
+    Returns:
+        (K,) the row of each sample of ``order``; rows are numbered as they are opened.
+
     Raises:
         ValueError: if a sample is over a budget by itself.
     """
-    if len(order) and (tokens[order].max() > token_budget or patches[order].max() > patch_budget):
+    tokens, patches = tokens[order], patches[order]
+    if len(order) and (tokens.max() > token_budget or patches.max() > patch_budget):
         raise ValueError("a sample is larger than a row")
-    token_budget = min(token_budget, int(tokens[order].sum()))  # a row larger than the whole holds no more
-    rows: Rows = []
-    patches_left: list[int] = []
-    open_rows: list[list[int]] = [[] for _ in range(token_budget + 1)]  # by remaining tokens
-    occupied = 0  # bit r is set while open_rows[r] is not empty
-    for index, need, need_patches in zip(order.tolist(), tokens[order].tolist(), patches[order].tolist(), strict=True):
-        remaining, place = _find(open_rows, occupied, patches_left, need, need_patches)
-        if place < 0:
-            row = len(rows)
-            rows.append([])
-            patches_left.append(patch_budget)
+    token_budget = min(token_budget, int(tokens.sum()))  # a row larger than the whole holds no more
+    # Where every sample has at most patch_budget / token_budget patches per token, so has every set of samples: a row
+    # with tokens enough has patches enough. So it is on Qwen-VL with four patches or more in the budget per token.
+    patches_never_bind = patch_budget >= patches.sum() or bool(np.all(patches * token_budget <= tokens * patch_budget))
+    if patches_never_bind:
+        by_tokens = _RowsByTokens(token_budget)
+        rows = [by_tokens.place(need) for need in tokens.tolist()]
+    else:
+        by_both = _RowsByTokensAndPatches(token_budget, patch_budget)
+        rows = [by_both.place(*needs) for needs in zip(tokens.tolist(), patches.tolist(), strict=True)]
+    return np.array(rows, np.int64)
+
+
+class _RowsByTokens:
+    """Open rows by remaining tokens, found through one big integer used as a bit set."""
+
+    def __init__(self, token_budget: int) -> None:
+        self._token_budget = token_budget
+        self._rows: dict[int, list[int]] = {}  # by remaining tokens, never empty
+        self._occupied = 0  # bit r is set while a row has r tokens left
+        self._opened = 0
+
+    def place(self, need: int) -> int:
+        """Put a sample of ``need`` tokens into the fullest row that holds it, else into a new one; its number."""
+        candidates = self._occupied >> need
+        if candidates:
+            remaining = need + (candidates & -candidates).bit_length() - 1
+            rows = self._rows[remaining]
+            row = rows.pop()
+            if not rows:
+                del self._rows[remaining]
+                self._occupied ^= 1 << remaining
         else:
-            row = open_rows[remaining].pop(place)
-            if not open_rows[remaining]:
-                occupied &= ~(1 << remaining)
-        rows[row].append(index)
-        patches_left[row] -= need_patches
-        open_rows[remaining - need].append(row)
-        occupied |= 1 << (remaining - need)
-    return rows
+            remaining, row = self._token_budget, self._opened
+            self._opened += 1
+        remaining -= need
+        if remaining in self._rows:
+            self._rows[remaining].append(row)
+        else:
+            self._rows[remaining] = [row]
+            self._occupied ^= 1 << remaining
+        return row
 
 
-def _find(
-    open_rows: list[list[int]], occupied: int, patches_left: list[int], need: int, need_patches: int
-) -> tuple[int, int]:
-    """(remaining tokens, place among the rows with as many) of the best row; (token budget, -1) if none is found."""
-    candidates = occupied >> need
-    base = need
-    tried = 0
-    while candidates and tried < MAX_TRIED:
-        step = (candidates & -candidates).bit_length() - 1
-        remaining = base + step
-        rows = open_rows[remaining]
-        for place in range(len(rows) - 1, max(-1, len(rows) - 1 - MAX_TRIED), -1):
-            if patches_left[rows[place]] >= need_patches:
-                return remaining, place
-        tried += len(rows)
-        candidates >>= step + 1
-        base = remaining + 1
-    return len(open_rows) - 1, -1
+class _RowsByTokensAndPatches:
+    """Open rows by remaining tokens, found through a tree that knows the most patches left below each of its nodes.
+
+    Leaf ``leaves + r`` stands for the rows with r tokens left, and node n for its children 2n and 2n + 1:
+
+        node 1:  9              tokens left   0   1   2   3
+             2:  4    3:  9     most patches  4  -1   9   2      (-1: no row)
+             4:  4  -1   9   2
+    """
+
+    def __init__(self, token_budget: int, patch_budget: int) -> None:
+        self._budgets = token_budget, patch_budget
+        self._leaves = 1 << token_budget.bit_length()
+        self._most = [-1] * (2 * self._leaves)
+        self._rows: dict[int, list[tuple[int, int]]] = {}  # by remaining tokens: (patches left, row), rising
+        self._opened = 0
+
+    def place(self, need: int, need_patches: int) -> int:
+        """Put a sample into the fullest row that holds it, of equals the one with fewest patches left; its number."""
+        leaf = self._find(need, need_patches)
+        if leaf:
+            remaining = leaf - self._leaves
+            rows = self._rows[remaining]
+            patches_left, row = rows.pop(bisect_left(rows, (need_patches, 0)))
+            self._lower(leaf, rows[-1][0] if rows else -1)
+        else:
+            remaining, patches_left = self._budgets
+            row = self._opened
+            self._opened += 1
+        remaining -= need
+        patches_left -= need_patches
+        insort(self._rows.setdefault(remaining, []), (patches_left, row))
+        self._raise(self._leaves + remaining, patches_left)
+        return row
+
+    def _find(self, need: int, need_patches: int) -> int:
+        """The first leaf with tokens and patches enough; 0 if there is none."""
+        most, node = self._most, self._leaves + need
+        while most[node] < need_patches:
+            while node & 1:  # a right child: what follows it is right of its parent
+                node >>= 1
+            if not node:
+                return 0
+            node += 1
+        while node < self._leaves:
+            node *= 2
+            node += most[node] < need_patches
+        return node
+
+    def _raise(self, node: int, value: int) -> None:
+        most = self._most
+        while node and most[node] < value:
+            most[node] = value
+            node >>= 1
+
+    def _lower(self, node: int, value: int) -> None:
+        most = self._most
+        while node and most[node] != value:
+            most[node] = value
+            value = max(value, most[node ^ 1])
+            node >>= 1
 
 
-def even_out(rows: Rows, multiple: int) -> Rows:
+def even_out(counts: NDArray[np.int64], multiple: int) -> NDArray[np.int64]:
     """Split rows of the unfinished last round until their number is a multiple of ``multiple``: as many for every rank.
 
-    Only the last ``len(rows) % multiple`` rows are touched. They belong to the last optimizer step whatever the number
-    of rows in a step, so every step holds the same samples on one rank as on many. Where no row is left to split,
-    empty rows fill up; a batch of one weighs nothing in the loss.
+    Only the last ``len(counts) % multiple`` rows are touched. They belong to the last optimizer step whatever the
+    number of rows in a step, so every step holds the same samples on one rank as on many. Where no row is left to
+    split, empty rows fill up; a batch of one weighs nothing in the loss.
+
+    Args:
+        counts: (R,) samples of each row.
+        multiple: what the number of rows shall be a multiple of.
+
+    Returns:
+        Samples of each row, the split ones side by side: the order of samples stays as it is.
     """
-    unfinished = len(rows) % multiple
+    unfinished = len(counts) % multiple
     if not unfinished:
-        return rows
-    done, last = rows[: len(rows) - unfinished], rows[len(rows) - unfinished :]
+        return counts
+    done, last = counts[: len(counts) - unfinished], counts[len(counts) - unfinished :].tolist()
     while len(last) < multiple:
-        fullest = max(range(len(last)), key=lambda number: len(last[number]))
-        if len(last[fullest]) < 2:
-            last.append([])
+        fullest = max(range(len(last)), key=last.__getitem__)
+        if last[fullest] < 2:
+            last.append(0)
             continue
-        half = len(last[fullest]) // 2
-        last[fullest : fullest + 1] = [last[fullest][:half], last[fullest][half:]]
-    return done + last
+        half = last[fullest] // 2
+        last[fullest : fullest + 1] = [half, last[fullest] - half]
+    return np.concatenate((done, np.array(last, np.int64)))

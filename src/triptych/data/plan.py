@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.data.packing import Rows, even_out, group, pack
+from triptych.data.packing import even_out, group, pack
 
 JITTER = 0.1
 """Lengths are blurred by up to this share before they are sorted, so that an epoch pairs samples anew."""
@@ -68,47 +68,60 @@ def make_plan(lengths: Lengths, batch: BatchSpec, *, epochs: int, seed: int, wor
     Raises:
         ValueError: if a sample is over the budget of a row.
     """
-    rows: Rows = []
-    epoch_bounds = [0]
+    samples, counts = [], []
+    epoch_bounds = np.zeros(epochs + 1, np.int64)
     for epoch in range(epochs):
-        rows.extend(_epoch_rows(lengths, batch, np.random.default_rng((seed, epoch))))
-        epoch_bounds.append(len(rows))
-    rows = even_out(rows, world_size)
-    epoch_bounds[-1] = len(rows)
-    return _flatten(rows, epoch_bounds)
+        order, epoch_counts = _epoch_rows(lengths, batch, np.random.default_rng((seed, epoch)))
+        samples.append(order)
+        counts.append(epoch_counts)
+        epoch_bounds[epoch + 1] = epoch_bounds[epoch] + len(epoch_counts)
+    return _plan(np.concatenate(samples), np.concatenate(counts), epoch_bounds, world_size)
 
 
 def sequential_plan(lengths: Lengths, batch: BatchSpec, *, world_size: int = 1) -> Plan:
     """One pass in a fixed order, for evaluation: no shuffling, the same packing."""
     order = np.arange(len(lengths.tokens))
-    rows = (
-        group(order, batch.samples)
-        if batch.samples
-        else _pack(lengths, batch, lengths.tokens.astype(np.float64), order)
-    )
-    rows = even_out(rows, world_size)
-    return _flatten(rows, [0, len(rows)])
+    if batch.samples:
+        rows = group(len(order), batch.samples)
+    else:
+        order, rows = _pack(lengths, batch, lengths.tokens.astype(np.float64), order)
+    samples, counts = _gather(order, rows)
+    return _plan(samples, counts, np.array([0, len(counts)]), world_size)
 
 
-def _epoch_rows(lengths: Lengths, batch: BatchSpec, random: np.random.Generator) -> Rows:
+def _epoch_rows(
+    lengths: Lengths, batch: BatchSpec, random: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sample indices of an epoch's rows, one row after the other, and the samples of each row."""
     order = random.permutation(len(lengths.tokens))
     if batch.samples:
-        return group(order, batch.samples)
+        return _gather(order, group(len(order), batch.samples))
     blurred = lengths.tokens * random.uniform(1 - JITTER, 1 + JITTER, len(order))
-    rows = _pack(lengths, batch, blurred, order)
-    return [rows[number] for number in random.permutation(len(rows))]
+    order, rows = _pack(lengths, batch, blurred, order)
+    shuffled = random.permutation(rows.max(initial=-1) + 1)
+    return _gather(order, np.argsort(shuffled)[rows])
 
 
-def _pack(lengths: Lengths, batch: BatchSpec, keys: NDArray[np.float64], order: NDArray[np.int64]) -> Rows:
+def _pack(
+    lengths: Lengths, batch: BatchSpec, keys: NDArray[np.float64], order: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(K,) sample indices, longest first by ``keys``, and (K,) the row of each."""
     tokens = batch.tokens or 0
     patches = batch.patches if batch.patches is not None else int(lengths.patches.sum())
     # A sample is as large as the larger of its two shares of a row.
     size = np.maximum(keys / tokens, lengths.patches / max(patches, 1))
     longest_first = order[np.argsort(-size[order], kind="stable")]
-    return pack(longest_first, lengths.tokens, lengths.patches, tokens, patches)
+    return longest_first, pack(longest_first, lengths.tokens, lengths.patches, tokens, patches)
 
 
-def _flatten(rows: Rows, epoch_bounds: list[int]) -> Plan:
-    counts = np.array([len(row) for row in rows], np.int64)
-    samples = np.fromiter((index for row in rows for index in row), np.int64, int(counts.sum()))
-    return Plan(samples, np.concatenate(([0], np.cumsum(counts))), np.array(epoch_bounds, np.int64))
+def _gather(order: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The samples of ``order`` sorted by row, and the samples of each row."""
+    return order[np.argsort(rows, kind="stable")], np.bincount(rows)
+
+
+def _plan(
+    samples: NDArray[np.int64], counts: NDArray[np.int64], epoch_bounds: NDArray[np.int64], world_size: int
+) -> Plan:
+    counts = even_out(counts, world_size)
+    epoch_bounds[-1] = len(counts)
+    return Plan(samples, np.concatenate(([0], np.cumsum(counts))), epoch_bounds)
