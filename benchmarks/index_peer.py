@@ -7,8 +7,8 @@ Method: the same records and pictures (workload.py), the same folder with Qwen2-
 picture, every cache empty, files in the page cache. LLaMA-Factory runs its own `get_dataset` with two processes, up to
 where it would load the model; Triptych runs as the command. The sides take turns; medians over the repeats. Per sample:
 
-    phase      the whole process less the same process over the first record alone: neither imports nor the loading of
-               the tokenizer count (nor the seconds in which LLaMA-Factory hashes its tokenizer for its cache)
+    phase      the whole process less the same process over two records, one per process: imports do not count, nor the
+               loading of the tokenizer (nor the seconds in which LLaMA-Factory hashes it and hands it to its processes)
     process    the whole process
 
 Result: benchmarks/results/index_peer.jsonl, which also holds the time inside `get_dataset`, with that hashing.
@@ -156,9 +156,9 @@ def measure(peer: Path, tokenizer: Path, samples: int, files: int, repeats: int)
         model.mkdir()
         write_model(model, tokenizer)
         images = [f"images/{image}" for image in write_pool(work / "images", files)]
-        first, data = work / "first.jsonl", work / "train.jsonl"
+        few, data = work / "few.jsonl", work / "train.jsonl"
         write_records(data, samples, images)
-        write_records(first, 1, images)
+        write_records(few, PEER_PROCESSES, images)
         sides: dict[str, Callable[[Path], dict[str, float]]] = {
             "triptych": lambda path: run_triptych(model, path, work),
             "llamafactory": lambda path: run_peer(peer / "bin" / "python", model, path, work),
@@ -166,10 +166,10 @@ def measure(peer: Path, tokenizer: Path, samples: int, files: int, repeats: int)
         runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
         for _ in range(repeats):
             for side, prepare in sides.items():
-                start, whole = prepare(first), prepare(data)
+                start, whole = prepare(few), prepare(data)
                 if whole.get("samples", samples) != samples:
                     raise RuntimeError(f"{side} made {whole['samples']} samples of {samples} records")
-                runs[side].append({**whole, "phase": whole["process"] - start["process"]})
+                runs[side].append({**whole, "start": start["process"], "phase": whole["process"] - start["process"]})
     return {
         side: {part: statistics.median(run[part] for run in times) for part in times[0]} for side, times in runs.items()
     }
