@@ -4,8 +4,9 @@
     python benchmarks/index_peer.py --peer peer --tokenizer Qwen2-VL    measure both
 
 Method: the same records and pictures (workload.py), the same folder with Qwen2-VL's tokenizer, 262,144 pixels per
-picture, every cache empty, files in the page cache. LLaMA-Factory runs its own `get_dataset` with two processes, up to
-where it would load the model; Triptych runs as the command. The sides take turns; medians over the repeats. Per sample:
+picture, every cache empty, files in the page cache. LLaMA-Factory runs its own `get_dataset` with two processes of one
+thread (on two cores about twice as fast as with torch's own number), up to where it would load the model; Triptych runs
+as the command. The sides take turns; medians over the repeats. Per sample:
 
     phase      the whole process less the same process over two records, one per process: imports do not count, nor the
                loading of the tokenizer (nor the seconds in which LLaMA-Factory hashes it and hands it to its processes)
@@ -124,7 +125,13 @@ def run_peer(python: Path, model: Path, data: Path, media_dir: Path) -> dict[str
         }
         (folder / "settings.json").write_text(json.dumps(settings))
         command = [python, "-c", PEER_PROGRAM, folder / "settings.json", folder / "times.json"]
-        process = run(command, folder, HF_HOME=str(folder / "cache"), HF_HUB_OFFLINE="1", PYTHONPATH="")
+        environment = {
+            "HF_HOME": str(folder / "cache"),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": "",
+        }
+        process = run(command, folder, **environment)
         times: dict[str, float] = json.loads((folder / "times.json").read_text())
         return {**times, "process": process}
 
