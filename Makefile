@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test check fmt bench docs tiny-base clean
@@ -10,33 +11,37 @@ STAMP := $(VENV)/.installed
 help:  ## List the chores
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F': *' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-install: $(STAMP)  ## Create .venv and install Triptych with its tools, versions as in constraints.txt
+install: $(DEV_STAMP)  ## Create .venv and install Triptych with its tools, versions as in constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,track]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[track]'
 	touch $(STAMP)
+
+$(DEV_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(DEV_STAMP)
 
 quickstart: $(STAMP)  ## Train the embedded tiny model on the embedded data, evaluate, show (a few minutes)
 	rm -rf quickstart
 	$(BIN)/triptych quickstart --out quickstart
 
-test: $(STAMP)  ## Run the tests
+test: $(DEV_STAMP)  ## Run the tests
 	$(BIN)/pytest -q
 
-check: $(STAMP)  ## Lint and type check
+check: $(DEV_STAMP)  ## Lint and type check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-fmt: $(STAMP)  ## Format the code and mend what the linter can
+fmt: $(DEV_STAMP)  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## Run the benchmarks; results go to benchmarks/results
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+bench: $(DEV_STAMP)  ## Run the benchmarks; results go to benchmarks/results
+	for file in headers packing; do $(BIN)/python benchmarks/$$file.py || exit 1; done
 
-docs: $(STAMP)  ## Write the generated pages: JSON Schema and table of settings
+docs: $(DEV_STAMP)  ## Write the generated pages: JSON Schema and table of settings
 	$(BIN)/python tools/write_reference.py
 
 tiny-base: $(STAMP)  ## Train the base model of the quickstart anew (about twelve minutes)
