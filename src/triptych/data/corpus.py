@@ -33,7 +33,7 @@ from triptych.data.measuring import Sizes, measure_images
 from triptych.data.plan import Lengths
 from triptych.data.records import Source
 from triptych.data.samples import Census, Reading, SizedImage
-from triptych.data.template import Encoded
+from triptych.data.template import Encoded, targets
 from triptych.errors import Origin, Problem
 
 FORMAT = 1
@@ -141,10 +141,7 @@ class Corpus:
 def stored_encoding(index: Index, sample: int) -> Encoded:
     """The ids of a sample with one per image, as its text asks for."""
     ids, spans, slots = (index.value(name, sample).values.to_numpy() for name in ("ids", "spans", "slots"))
-    supervised = np.zeros(len(ids), np.bool_)
-    for start, end in zip(spans[::2].tolist(), spans[1::2].tolist(), strict=True):
-        supervised[start:end] = True
-    return Encoded(ids, supervised, slots)
+    return Encoded(ids, targets(spans, len(ids)), slots)
 
 
 def load_or_build(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from triptych.data import images, records
 from triptych.data.conversation import Conversation, parse
 from triptych.data.geometry import Geometry
 from triptych.data.layout import Budget
 from triptych.data.records import Shard, Source
-from triptych.data.template import Encoded, Template
+from triptych.data.template import EncodedMany, Template
 from triptych.errors import Problem, SampleError
 
 SCHEMA = pa.schema(
@@ -149,11 +151,11 @@ class Examiner:
             problems=problems,
         )
 
-    def _encode(self, conversations: Sequence[Conversation]) -> list[Encoded]:
+    def _encode(self, conversations: Sequence[Conversation]) -> EncodedMany:
         if self.template is not None:
             return self.template.encode_all(conversations)
-        nothing = Encoded(np.empty(0, np.int32), np.empty(0, np.bool_), np.empty(0, np.int32))
-        return [nothing] * len(conversations)
+        nothing, bounds = np.empty(0, np.int32), np.zeros(len(conversations) + 1, np.int32)
+        return EncodedMany(nothing, bounds, nothing, bounds, nothing, bounds)
 
 
 class _Images:
@@ -184,27 +186,23 @@ def _digest(location: str, name: str) -> bytes:
 
 
 def _columns(
-    conversations: Sequence[Conversation], encoded: Sequence[Encoded], numbers: Sequence[Sequence[int]]
+    conversations: Sequence[Conversation], encoded: EncodedMany, numbers: Sequence[Sequence[int]]
 ) -> pa.RecordBatch:
-    spans = [_spans(item) for item in encoded]
+    lengths = encoded.spans[1::2] - encoded.spans[::2]
+    running = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+    image_bounds = np.concatenate(([0], np.cumsum([len(item) for item in numbers]))).astype(np.int32)
+    images = np.fromiter(chain.from_iterable(numbers), np.int64, int(image_bounds[-1]))
     columns = [
-        _lists([item.ids for item in encoded], pa.int32()),
-        _lists(spans, pa.int32()),
-        _lists([item.slots for item in encoded], pa.int32()),
-        _lists([np.array(item, np.int64) for item in numbers], pa.int64()),
-        pa.array([int(item.supervised.sum()) for item in encoded], pa.int64()),
-        pa.array([conversation.origin.line for conversation in conversations], pa.int64()),
+        _lists(encoded.ids, encoded.id_bounds),
+        _lists(encoded.spans, encoded.span_bounds),
+        _lists(encoded.slots, encoded.slot_bounds),
+        _lists(images, image_bounds),
+        pa.array(np.diff(running[encoded.span_bounds // 2])),
+        pa.array(np.array([conversation.origin.line for conversation in conversations], np.int64)),
         pa.array([conversation.task for conversation in conversations], pa.string()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
-def _spans(encoded: Encoded) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], encoded.supervised.view(np.int8), [0]))))
-    return edges.astype(np.int32)
-
-
-def _lists(values: Sequence[np.ndarray[tuple[int], np.dtype[np.int32 | np.int64]]], kind: pa.DataType) -> pa.ListArray:
-    offsets = np.concatenate(([0], np.cumsum([len(value) for value in values]))).astype(np.int32)
-    flat = np.concatenate(values) if values else np.empty(0, np.int64)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, kind))
+def _lists(values: NDArray[np.int32] | NDArray[np.int64], bounds: NDArray[np.int32]) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(bounds), pa.array(values))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,14 +31,40 @@ class Encoded:
     """(N,) index into ``ids`` of the pad of each image, in reading order."""
 
 
-@dataclass(slots=True)
-class _Segment:
-    """A piece of a rendered conversation: fixed ids, or a text to tokenize."""
+@dataclass(frozen=True, slots=True)
+class EncodedMany:
+    """C conversations as ids, end to end; each kind of value with its (C + 1,) bounds."""
 
-    ids: Sequence[int] = ()
-    text: str | None = None
-    target: bool = False
-    picture: bool = False
+    ids: NDArray[np.int32]
+    id_bounds: NDArray[np.int32]
+    spans: NDArray[np.int32]
+    """[start, end) pairs of targets, flat, counted within their conversation"""
+    span_bounds: NDArray[np.int32]
+    slots: NDArray[np.int32]
+    """Index of the pad of each image within its conversation"""
+    slot_bounds: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.id_bounds) - 1
+
+    def __getitem__(self, number: int) -> Encoded:
+        def piece(values: NDArray[np.int32], bounds: NDArray[np.int32]) -> NDArray[np.int32]:
+            return values[bounds[number] : bounds[number + 1]]
+
+        ids = piece(self.ids, self.id_bounds)
+        return Encoded(ids, targets(piece(self.spans, self.span_bounds), len(ids)), piece(self.slots, self.slot_bounds))
+
+
+def targets(spans: NDArray[np.int32], length: int) -> NDArray[np.bool_]:
+    """(length,) whether each id is a target, of [start, end) pairs."""
+    supervised = np.zeros(length, np.bool_)
+    for start, end in zip(spans[::2].tolist(), spans[1::2].tolist(), strict=True):
+        supervised[start:end] = True
+    return supervised
+
+
+_Segment = tuple[Sequence[int] | None, int, bool, bool]
+"""A piece of a rendered conversation: its ids or None, else the number of its text; whether target; whether picture."""
 
 
 class Template:
@@ -69,6 +95,8 @@ class Template:
         )
         self._newline = self._encode("\n")
         self._answer_header = [self.turn_start, *self._encode("assistant\n")]
+        self._turn_header = [self.turn_start]
+        self._turn_footer = [self.turn_end, *self._newline]
         self._picture = [self.vision_start, self.image_pad, self.vision_end]
 
     @classmethod
@@ -91,13 +119,12 @@ class Template:
         """Tokenize a whole conversation, answers included."""
         return self.encode_all([conversation])[0]
 
-    def encode_all(self, conversations: Sequence[Conversation]) -> list[Encoded]:
-        """Tokenize many conversations in one call of the tokenizer."""
-        rendered = [self._render(self._with_system(conversation.turns)) for conversation in conversations]
-        texts = [item.text for segments in rendered for item in segments if item.text is not None]
-        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        ids = iter([encoding.ids for encoding in encodings])
-        return [_assemble(segments, ids) for segments in rendered]
+    def encode_all(self, conversations: Sequence[Conversation]) -> EncodedMany:
+        """Tokenize many conversations in one call of the tokenizer; a text that comes again is tokenized once."""
+        texts: dict[str, int] = {}
+        rendered = [self._render(self._with_system(conversation.turns), texts) for conversation in conversations]
+        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return _assemble(rendered, [encoding.ids for encoding in encodings])
 
     def split_answer(self, encoded: Encoded) -> tuple[Encoded, NDArray[np.int32]]:
         """Cut a conversation at its last answer.
@@ -143,27 +170,28 @@ class Template:
             return list(turns)
         return [Turn("system", (self.default_system,), False), *turns]
 
-    def _render(self, turns: Sequence[Turn]) -> list[_Segment]:
+    def _render(self, turns: Sequence[Turn], texts: dict[str, int]) -> list[_Segment]:
+        """Pieces of a conversation; its texts are added to ``texts``, numbered in order."""
         segments: list[_Segment] = []
-        turn_end = [self.turn_end, *self._newline]
         for turn in turns:
-            parts = list(turn.parts)
+            parts: Sequence[str | int] = turn.parts
+            target = turn.supervised
             if turn.role == "assistant":
-                segments.append(_Segment(self._answer_header))
+                segments.append((self._answer_header, 0, False, False))
             else:
-                segments.append(_Segment([self.turn_start]))
+                segments.append((self._turn_header, 0, False, False))
                 header = f"{turn.role}\n"
                 if parts and isinstance(parts[0], str):
                     header += parts[0]
                     parts = parts[1:]
-                segments.append(_Segment(text=header))
+                segments.append((None, texts.setdefault(header, len(texts)), False, False))
             for part in parts:
                 if isinstance(part, str):
-                    segments.append(_Segment(text=part, target=turn.supervised))
+                    segments.append((None, texts.setdefault(part, len(texts)), target, False))
                 else:
                     # A picture inside an answer is context, never a target: no model of the family draws.
-                    segments.append(_Segment(self._picture, picture=True))
-            segments.append(_Segment(turn_end, target=turn.supervised))
+                    segments.append((self._picture, 0, False, True))
+            segments.append((self._turn_footer, 0, target, False))
         return segments
 
     def _encode(self, text: str) -> list[int]:
@@ -177,21 +205,37 @@ class Template:
         return int(number)
 
 
-def _assemble(segments: Sequence[_Segment], texts: Iterator[list[int]]) -> Encoded:
+def _assemble(rendered: Sequence[Sequence[_Segment]], texts: Sequence[list[int]]) -> EncodedMany:
     ids: list[int] = []
-    targets: list[tuple[int, int]] = []
+    spans: list[int] = []
     slots: list[int] = []
-    for segment in segments:
-        start = len(ids)
-        ids += segment.ids if segment.text is None else next(texts)
-        if segment.picture:
-            slots.append(start + 1)
-        if segment.target:
-            targets.append((start, len(ids)))
-    supervised = np.zeros(len(ids), np.bool_)
-    for start, end in targets:
-        supervised[start:end] = True
-    return Encoded(np.array(ids, np.int32), supervised, np.array(slots, np.int32))
+    bounds = [(0, 0, 0)]
+    for segments in rendered:
+        begin = len(ids)
+        open_span = -1
+        for fixed, number, target, picture in segments:
+            start = len(ids) - begin
+            if picture:
+                slots.append(start + 1)
+            if target != (open_span >= 0):  # neighbouring targets are one span
+                if target:
+                    open_span = start
+                else:
+                    spans += (open_span, start)
+                    open_span = -1
+            ids += texts[number] if fixed is None else fixed
+        if open_span >= 0:
+            spans += (open_span, len(ids) - begin)
+        bounds.append((len(ids), len(spans), len(slots)))
+    id_bounds, span_bounds, slot_bounds = np.array(bounds, np.int32).T
+    return EncodedMany(
+        np.array(ids, np.int32),
+        id_bounds,
+        np.array(spans, np.int32),
+        span_bounds,
+        np.array(slots, np.int32),
+        slot_bounds,
+    )
 
 
 def _restore(tokenizer: str, default_system: str | None) -> Template:
