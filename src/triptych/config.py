@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from triptych.data.layout import Budget, TooLong
+from triptych.data.mixing import Share
 from triptych.data.plan import BatchSpec
 from triptych.data.records import Source
 from triptych.errors import ConfigError
@@ -86,6 +87,22 @@ class SourceSettings(Settings):
     tags: dict[str, str] = {}
     """Names inside a turn where they differ, for example ``{role: speaker, content: text, user: U, assistant: A}``."""
 
+    weight: PositiveFloat | None = None
+    """Part of an epoch relative to the other sources' weights; give it to all sources or to none."""
+    epochs: PositiveFloat = 1.0
+    """Passes over this source per epoch of the run; 0.5 takes every sample in every second one."""
+    max_samples: PositiveInt | None = None
+    """Use at most so many of its samples, chosen at random by the seed."""
+
+    @model_validator(mode="after")
+    def _weight_or_epochs(self) -> Self:
+        if self.weight is not None and self.epochs != 1.0:
+            raise ValueError("`weight` and `epochs` both say how much of it an epoch holds; give one of them")
+        return self
+
+    def share(self) -> Share:
+        return Share(self.weight, self.epochs, self.max_samples)
+
     def source(self, *, allow_remote: bool) -> Source:
         path = self.path if isinstance(self.path, str) else tuple(self.path)
         return Source(path, self.media_dir, self.confine, self.columns, self.tags, allow_remote)
@@ -121,6 +138,10 @@ class DataSettings(Settings):
     def _limits_in_order(self) -> Self:
         if not self.train:
             raise ValueError("`train` names no source")
+        if len({source.weight is None for source in self.train}) > 1:
+            raise ValueError("some sources of `train` have a `weight` and some have none; give it to all or to none")
+        if any(source.share() != Share() for source in self.eval):
+            raise ValueError("`weight`, `epochs` and `max_samples` belong to sources of `train`; `eval` takes all")
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise ValueError("`min_pixels` is larger than `max_pixels`")
         return self

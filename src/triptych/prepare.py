@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 from rich.console import Console
 
 from triptych import report
@@ -16,6 +17,7 @@ from triptych.config import RunSettings
 from triptych.data.corpus import Corpus, load_or_build
 from triptych.data.engine import Engine
 from triptych.data.header_cache import cache_folder
+from triptych.data.mixing import Mixture
 from triptych.data.samples import Census, Reading
 from triptych.errors import ConfigError, DataError, Problem
 from triptych.family import ModelFiles, read_model_files
@@ -87,6 +89,20 @@ def prepare(settings: RunSettings, splits: Sequence[Split], out: Console, engine
             out.print(f"data.{split}: {report.census_line(found)}", markup=False)
         write_rejected(Path(settings.output), [p for c in census.values() for p in (*c.problems, *c.dropped)], out)
     return Prepared(files, reading, corpora, census)
+
+
+def train_mixture(settings: RunSettings, corpus: Corpus) -> Mixture:
+    """How much of each source an epoch of the run holds.
+
+    Raises:
+        ConfigError: if it is nothing at all.
+    """
+    shares = tuple(source.share() for source in settings.data.train)
+    sizes = np.bincount(corpus.sources, minlength=len(shares))
+    mixture = Mixture(tuple(sizes.tolist()), shares)
+    if not sum(mixture.counts()):
+        raise ConfigError("data.train: `epochs` of its sources leave no sample in an epoch; raise them")
+    return mixture
 
 
 def write_rejected(output: Path, problems: Sequence[Problem], out: Console) -> None:

@@ -31,7 +31,7 @@ from triptych.model import (
     part_sizes,
     set_up_training,
 )
-from triptych.prepare import Prepared, is_main_process
+from triptych.prepare import Prepared, is_main_process, train_mixture
 from triptych.summary import write_summary
 from triptych.trainer import RowTrainer
 
@@ -173,7 +173,14 @@ def _plan_run(settings: RunSettings, prepared: Prepared, args: TrainingArguments
     corpus = prepared.corpora["train"]
     batch = settings.batch.spec()
     train = settings.train
-    plan = make_plan(corpus.lengths, batch, epochs=train.epochs, seed=train.seed, world_size=args.world_size)
+    plan = make_plan(
+        corpus.lengths,
+        batch,
+        epochs=train.epochs,
+        seed=train.seed,
+        world_size=args.world_size,
+        mixture=train_mixture(settings, corpus),
+    )
     filler = prepared.reading.template.filler()
     # Ranks that train the tower together must all run it, also on a row without pictures.
     with_image = args.world_size > 1
@@ -190,7 +197,10 @@ def _plan_identity(settings: RunSettings, corpus: Corpus) -> str:
     digest = hashlib.sha256()
     digest.update(corpus.lengths.tokens.tobytes())
     digest.update(corpus.lengths.patches.tobytes())
-    order = (asdict(settings.batch.spec()), settings.train.seed, settings.train.rows_per_step)
+    order: list[Any] = [asdict(settings.batch.spec()), settings.train.seed, settings.train.rows_per_step]
+    mixture = train_mixture(settings, corpus)
+    if not mixture.plain:
+        order.append(asdict(mixture))
     digest.update(json.dumps(order).encode())
     return digest.hexdigest()
 

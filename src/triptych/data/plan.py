@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych.data.mixing import Mixture
 from triptych.data.packing import even_out, group, pack
 
 JITTER = 0.1
@@ -62,8 +63,24 @@ class Plan:
         return float(epoch + (row - first) / max(1, last - first))
 
 
-def make_plan(lengths: Lengths, batch: BatchSpec, *, epochs: int, seed: int, world_size: int = 1) -> Plan:
+def make_plan(
+    lengths: Lengths,
+    batch: BatchSpec,
+    *,
+    epochs: int,
+    seed: int,
+    world_size: int = 1,
+    mixture: Mixture | None = None,
+) -> Plan:
     """Plan ``epochs`` passes over the samples, each shuffled and packed anew.
+
+    Args:
+        lengths: of all samples.
+        batch: how rows are filled.
+        epochs: how many.
+        seed: decides every order.
+        world_size: ranks that share the rows.
+        mixture: how much of each source an epoch holds; None for every sample once.
 
     Raises:
         ValueError: if a sample is over the budget of a row.
@@ -71,7 +88,9 @@ def make_plan(lengths: Lengths, batch: BatchSpec, *, epochs: int, seed: int, wor
     samples, counts = [], []
     epoch_bounds = np.zeros(epochs + 1, np.int64)
     for epoch in range(epochs):
-        order, epoch_counts = _epoch_rows(lengths, batch, np.random.default_rng((seed, epoch)))
+        random = np.random.default_rng((seed, epoch))
+        drawn = np.arange(len(lengths.tokens)) if mixture is None or mixture.plain else mixture.draw(epoch, seed)
+        order, epoch_counts = _epoch_rows(lengths, batch, random.permutation(drawn), random)
         samples.append(order)
         counts.append(epoch_counts)
         epoch_bounds[epoch + 1] = epoch_bounds[epoch] + len(epoch_counts)
@@ -90,13 +109,12 @@ def sequential_plan(lengths: Lengths, batch: BatchSpec, *, world_size: int = 1) 
 
 
 def _epoch_rows(
-    lengths: Lengths, batch: BatchSpec, random: np.random.Generator
+    lengths: Lengths, batch: BatchSpec, order: NDArray[np.int64], random: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sample indices of an epoch's rows, one row after the other, and the samples of each row."""
-    order = random.permutation(len(lengths.tokens))
     if batch.samples:
         return _gather(order, group(len(order), batch.samples))
-    blurred = lengths.tokens * random.uniform(1 - JITTER, 1 + JITTER, len(order))
+    blurred = lengths.tokens * random.uniform(1 - JITTER, 1 + JITTER, len(lengths.tokens))
     order, rows = _pack(lengths, batch, blurred, order)
     shuffled = random.permutation(rows.max(initial=-1) + 1)
     return _gather(order, np.argsort(shuffled)[rows])
