@@ -103,6 +103,21 @@ def encode(
 
 
 @app.command()
+def plan(
+    run: RunArgument,
+    overrides: Overrides = None,
+    world_size: Annotated[int, typer.Option(min=1, help="Ranks that will share the rows.")] = 1,
+    dry_run_worst: Annotated[
+        bool, typer.Option("--dry-run-worst", help="Run the largest row forward and backward on this device.")
+    ] = False,
+) -> None:
+    """Print what the run will do: rows, steps, fill, the longest samples, and the memory of the largest row."""
+    from triptych.plan import plan as run_plan
+
+    run_plan(run, overrides or (), world_size=world_size, dry_run_worst=dry_run_worst)
+
+
+@app.command()
 def train(
     run: RunArgument,
     overrides: Overrides = None,

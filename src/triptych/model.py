@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from triptych.config import PARTS, ModelSettings, Part
 from triptych.data.geometry import Geometry
@@ -50,6 +50,20 @@ def load_model(settings: ModelSettings, *, dtype: torch.dtype = torch.float32) -
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise ModelError(f"cannot load the model {settings.path}: {error}") from error
+    return model
+
+
+def empty_model(settings: ModelSettings) -> PreTrainedModel:
+    """The model of ``settings.path`` with its shapes and without its weights; for the ``meta`` device.
+
+    Raises:
+        ModelError: if transformers does not know it.
+    """
+    try:
+        config = AutoConfig.from_pretrained(settings.path)
+        model: PreTrainedModel = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ModelError(f"cannot make the model {settings.path}: {error}") from error
     return model
 
 

@@ -78,7 +78,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     """A small table; the first column is left-aligned, the others right-aligned."""
     result = Table(title=title, title_justify="left", title_style="bold")
     for number, name in enumerate(columns):
-        result.add_column(name, justify="left" if number == 0 else "right")
+        if number == 0:
+            result.add_column(name, overflow="fold")  # a long path is shown whole
+        else:
+            result.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         result.add_row(*row)
     return result

@@ -1,0 +1,209 @@
+"""``triptych plan``: what a run will do, from exact lengths, before a weight is read."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from triptych import config, report
+from triptych.config import RunSettings
+from triptych.data.corpus import Corpus
+from triptych.data.plan import Plan, make_plan
+from triptych.errors import ConfigError, TriptychError
+from triptych.prepare import Prepared, prepare, train_mixture
+
+if TYPE_CHECKING:
+    from triptych.memory import MemoryModel, RowSize
+
+LONGEST = 5
+
+
+def plan(run: Path, overrides: Sequence[str], *, world_size: int, dry_run_worst: bool) -> None:
+    """Print what a run will do: samples, rows, steps, fill, the longest samples, and the memory of the largest row.
+
+    Args:
+        run: the run file.
+        overrides: ``key=value`` settings.
+        world_size: ranks that will share the rows.
+        dry_run_worst: run the largest row forward and backward on this machine's device.
+
+    Raises:
+        ConfigError: if the run file cannot be used or a data file is missing.
+        DataError: with all problems, under ``data.on_error: stop``.
+        TriptychError: if the largest row does not fit the device's memory.
+    """
+    out = report.console()
+    settings = config.load(run, overrides)
+    prepared = prepare(settings, ("train",), out)
+    corpus = prepared.corpora["train"]
+    mixture = train_mixture(settings, corpus)
+    began = time.monotonic()
+    train = settings.train
+    planned = make_plan(
+        corpus.lengths,
+        settings.batch.spec(),
+        epochs=train.epochs,
+        seed=train.seed,
+        world_size=world_size,
+        mixture=mixture,
+    )
+    if train.rows_per_step % world_size:
+        raise ConfigError(f"train.rows_per_step: {train.rows_per_step} rows do not divide among {world_size} ranks")
+    out.print(f"planned in {time.monotonic() - began:.1f} s", markup=False)
+    if len(settings.data.train) > 1:
+        out.print(_sources_table(settings, prepared))
+    rows = RowSums(corpus, planned)
+    out.print(_plan_table(settings, prepared, planned, rows))
+    out.print(_longest_table(corpus))
+    worst = _memory(settings, prepared, rows, out)
+    if dry_run_worst:
+        _dry_run(settings, prepared, planned.row(worst), out)
+
+
+class RowSums:
+    """What each of R rows holds."""
+
+    def __init__(self, corpus: Corpus, planned: Plan) -> None:
+        lengths = corpus.lengths
+        self.tokens = self._per_row(lengths.tokens, planned)
+        """(R,) language tokens"""
+        self.patches = self._per_row(lengths.patches, planned)
+        """(R,) vision patches"""
+        self.supervised = self._per_row(corpus.supervised, planned)
+        """(R,) supervised tokens"""
+
+    @staticmethod
+    def _per_row(values: NDArray[np.int64], planned: Plan) -> NDArray[np.int64]:
+        running = np.concatenate(([0], np.cumsum(values[planned.samples])))
+        sums: NDArray[np.int64] = running[planned.bounds[1:]] - running[planned.bounds[:-1]]
+        return sums
+
+
+def _plan_table(settings: RunSettings, prepared: Prepared, planned: Plan, rows: RowSums) -> Table:
+    epochs = settings.train.epochs
+    tokens, patches = int(rows.tokens.sum()), int(rows.patches.sum())
+    image_tokens = patches // prepared.reading.geometry.merge_size**2
+    steps = math.ceil(len(planned) / settings.train.rows_per_step)
+    lines = [
+        ("samples per epoch", f"{len(planned.samples) / epochs:,.0f}"),
+        ("epochs", f"{epochs}"),
+        ("rows", f"{len(planned):,}"),
+        ("steps", f"{steps:,}"),
+        ("samples per row, mean", f"{len(planned.samples) / max(1, len(planned)):.1f}"),
+        ("tokens per epoch", f"{tokens / epochs:,.0f}"),
+        ("of them in images", f"{image_tokens / max(1, tokens):.1%}"),
+        ("of them supervised", f"{rows.supervised.sum() / max(1, tokens):.1%}"),
+        ("patches per epoch", f"{patches / epochs:,.0f}"),
+        ("tokens of the longest row", f"{rows.tokens.max():,}"),
+        ("patches of the largest row", f"{rows.patches.max():,}"),
+    ]
+    batch = settings.batch
+    if batch.tokens is not None:
+        lines.append(("fill of rows, tokens", f"{rows.tokens.mean() / batch.tokens:.1%}"))
+    if batch.patches is not None:
+        lines.append(("fill of rows, patches", f"{rows.patches.mean() / batch.patches:.1%}"))
+    return report.table("Plan", ("", ""), lines)
+
+
+def _sources_table(settings: RunSettings, prepared: Prepared) -> Table:
+    corpus = prepared.corpora["train"]
+    mixture = train_mixture(settings, corpus)
+    lines = []
+    for number, (source, size, count) in enumerate(
+        zip(settings.data.train, mixture.sizes, mixture.counts(), strict=True)
+    ):
+        own = corpus.lengths.tokens[corpus.sources == number]
+        mean = float(own.mean()) if len(own) else 0.0
+        share = count / sum(mixture.counts())
+        path = source.path if isinstance(source.path, str) else ", ".join(source.path)
+        lines.append((path, f"{size:,}", f"{count:,}", f"{share:.1%}", f"{mean:,.0f}"))
+    return report.table("Sources", ("source", "samples", "per epoch", "share", "mean tokens"), lines)
+
+
+def _longest_table(corpus: Corpus) -> Table:
+    lengths = corpus.lengths
+    longest = np.argsort(-lengths.tokens, kind="stable")[:LONGEST]
+    lines = [
+        (
+            str(corpus.origin(index)),
+            f"{lengths.tokens[index]:,}",
+            f"{lengths.patches[index]:,}",
+            f"{corpus.image_counts[index]}",
+        )
+        for index in longest.tolist()
+    ]
+    return report.table("Longest samples", ("sample", "tokens", "patches", "images"), lines)
+
+
+def _memory(settings: RunSettings, prepared: Prepared, rows: RowSums, out: Console) -> int:
+    """Print the memory that the largest row is estimated to take; returns its number."""
+    from triptych.memory import RowSize
+
+    model = _memory_model(settings, prepared)
+    worst = model.largest(rows.tokens, rows.patches, rows.supervised)
+    size = RowSize(int(rows.tokens[worst]), int(rows.patches[worst]), int(rows.supervised[worst]))
+    out.print(_memory_table(model, size))
+    return worst
+
+
+def _memory_model(settings: RunSettings, prepared: Prepared) -> MemoryModel:
+    import torch
+
+    from triptych.memory import MemoryModel
+    from triptych.model import choose_precision, empty_model, set_up_training
+
+    precision = choose_precision(settings.model)
+    with torch.device("meta"):
+        model = set_up_training(empty_model(settings.model), prepared.files.family, settings.model, precision)
+    checkpointing = settings.train.gradient_checkpointing
+    return MemoryModel(model, prepared.files.family, model.config, precision, checkpointing=checkpointing)
+
+
+def _memory_table(model: MemoryModel, row: RowSize) -> Table:
+    step = model.step(row)
+    lines = [
+        ("weights", step.weights),
+        ("gradients", step.gradients),
+        ("optimizer", step.optimizer),
+        ("activations", step.activations),
+        ("logits", step.logits),
+        ("all", step.total),
+    ]
+    title = (
+        f"Memory of the largest row, estimated: {row.tokens:,} tokens, {row.patches:,} patches, "
+        f"{row.supervised:,} supervised"
+    )
+    return report.table(title, ("one device, nothing sharded", "GB"), [(name, f"{n / 1e9:,.2f}") for name, n in lines])
+
+
+def _dry_run(settings: RunSettings, prepared: Prepared, samples: NDArray[np.int64], out: Console) -> None:
+    """Run the largest row through forward, backward and an optimizer step; nothing is kept of it."""
+    import torch
+
+    from triptych.data.batch import build_batch
+    from triptych.dry_run import run_row
+
+    filler = prepared.reading.template.filler()
+    batch = build_batch(prepared.corpora["train"], samples.tolist(), filler=filler)
+    for problem in batch.problems:
+        out.print(f"lost: {problem}", markup=False)
+    try:
+        result = run_row(settings, prepared, batch)
+    except torch.OutOfMemoryError as error:
+        raise TriptychError(
+            f"the largest row does not fit the device: {error}; lower batch.tokens, batch.patches or data.max_pixels, "
+            "freeze more, or set train.gradient_checkpointing: true"
+        ) from error
+    out.print(
+        f"largest row, run on {result.device}: loss {result.loss:.4f}, {result.seconds:.1f} s, "
+        f"peak memory {result.peak_bytes / 1e9:,.2f} GB{result.note}",
+        markup=False,
+    )
