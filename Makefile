@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check fmt bench docs tiny-base clean
+.PHONY: help install quickstart test test-slow check fmt bench docs tiny-base clean
 
 help:  ## List the chores
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F': *' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ quickstart: $(STAMP)  ## Train the embedded tiny model on the embedded data, eva
 
 test: $(DEV_STAMP)  ## Run the tests
 	$(BIN)/pytest -q
+
+test-slow: $(DEV_STAMP)  ## Run the tests that take minutes: a hundred thousand mutated records
+	$(BIN)/pytest -q -m slow
 
 check: $(DEV_STAMP)  ## Lint and type check
 	$(BIN)/ruff check .

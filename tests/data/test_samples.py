@@ -35,10 +35,8 @@ def reading(model_dir: Path) -> Reading:
     return Reading(files.template(), files.geometry, Budget(max_tokens=200))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A media folder with good pictures and every kind of file that is none."""
-    root = tmp_path_factory.mktemp("samples")
+def write_files(root: Path) -> Path:
+    """Good pictures and every kind of file that is none, in ``root``."""
     tiny.write_picture(root / "a.png", 60, 80)
     tiny.write_picture(root / "b.jpg", 70, 50)
     tiny.write_picture(root / "thin.png", 2, 500)
@@ -49,6 +47,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.symlink("loop.png", root / "loop.png")
     os.mkfifo(root / "pipe.png")
     return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A media folder."""
+    return write_files(tmp_path_factory.mktemp("samples"))
 
 
 def examine(folder: Path, elements: list[Any], reading: Reading | None, **source: Any) -> tuple[Census, Corpus]:

@@ -1,0 +1,169 @@
+"""Thousands of mutated records at once: each is a sample or has a problem with its line, and nothing else happens."""
+
+import random
+from pathlib import Path
+from typing import Any, get_args
+
+import orjson
+import pytest
+from test_samples import (
+    ADDRESSES,
+    BAD_FILES,
+    GOOD,
+    GOOD_FILES,
+    INLINE,
+    INNER_KEYS,
+    OUTER_KEYS,
+    PATHS,
+    SPECIAL_FILES,
+    places,
+    write_files,
+)
+
+from triptych.data.corpus import load_or_build
+from triptych.data.engine import LocalEngine
+from triptych.data.layout import Budget
+from triptych.data.records import Source
+from triptych.data.samples import Reading
+from triptych.errors import Code
+from triptych.family import read_model_files
+
+PER_FILE = 500
+CODES = set(get_args(Code))
+
+NAMES = [*GOOD_FILES, *BAD_FILES, *SPECIAL_FILES, *PATHS, *ADDRESSES, *INLINE]
+TEXTS = ["<image>", "<image><image>", "hi", "", " ", "<|im_end|>", "<|image_pad|>", "图", "\0", "\u2028", "a\r\nb", "𝄞"]
+WORDS = ["user", "assistant", "system", "human", "gpt", "function", "text", "image", "image_url", "video"]
+NUMBERS = [0, 1, -1, 2**63 - 1, -(2**63), 2**64 - 1, 1e308, 5e-324, -0.0]
+PLAIN: list[Any] = [None, True, False, *NUMBERS, *NAMES, *TEXTS, *WORDS]
+KEYS = [*OUTER_KEYS, *INNER_KEYS, "", "\0", "id", "loss"]
+BYTES = [*(bytes([code]) for code in b'"\\{}[],:\0\r '), b"\xff", b"\xed\xa0\x80", b"\\ud800", b"1e999"]
+
+
+def value(chance: random.Random, depth: int = 0) -> Any:
+    """Any JSON value."""
+    kind = chance.random()
+    if depth > 3 or kind < 0.6:
+        return chance.choice(PLAIN)
+    if kind < 0.8:
+        return [value(chance, depth + 1) for _ in range(chance.randrange(4))]
+    return {chance.choice(KEYS): value(chance, depth + 1) for _ in range(chance.randrange(4))}
+
+
+def mutated_record(chance: random.Random) -> Any:
+    """A good record after some changes at random places; now and then anything at all."""
+    if chance.random() < 0.03:
+        return value(chance)
+    record = orjson.loads(orjson.dumps(chance.choice(GOOD)))
+    for _ in range(chance.randrange(4)):
+        found = list(places(record))
+        if not found:
+            break
+        container, key = chance.choice(found)
+        match chance.choice(["replace", "remove", "repeat", "wrap", "rename", "name"]):
+            case "replace":
+                container[key] = value(chance)
+            case "remove":
+                del container[key]
+            case "repeat" if isinstance(container, list):
+                container.insert(key, orjson.loads(orjson.dumps(container[key])))
+            case "wrap":
+                container[key] = [container[key]]
+            case "rename" if isinstance(container, dict):
+                container[chance.choice(KEYS)] = container.pop(key)
+            case "name":
+                container[key] = chance.choice(NAMES)
+    return record
+
+
+def mutated_text(chance: random.Random) -> bytes:
+    """A line of JSON, in one of three with some bytes changed; no line end in it."""
+    text = orjson.dumps(mutated_record(chance))
+    if chance.random() < 0.67:
+        return text
+    for _ in range(chance.randrange(1, 4)):
+        place = chance.randrange(len(text) + 1)
+        gone = chance.choice([0, 0, 1, 1, 2, len(text)])
+        text = text[:place] + chance.choice([*BYTES, b"", chance.randbytes(2)]) + text[place + gone :]
+    return text.replace(b"\n", b" ")
+
+
+@pytest.fixture(scope="module")
+def reading(model_dir: Path) -> Reading:
+    files = read_model_files(str(model_dir))
+    return Reading(files.template(), files.geometry, Budget(max_tokens=200))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_files(tmp_path_factory.mktemp("fuzz"))
+
+
+def examine(path: Path, cache: Path, reading: Reading, confine: bool) -> tuple[list[int], list[int]]:
+    """Lines of the samples, and of the problems that have one."""
+    source = Source(str(path), confine=confine)
+    corpus, census = load_or_build([source], reading, "", cache, LocalEngine(1))
+    good = [corpus.origin(index).line for index in range(len(corpus))]
+    for problem in census.problems:
+        assert problem.code in CODES
+        assert problem.origin.path == str(path)
+        assert 10 < len(problem.message) < 3000
+        orjson.dumps(problem.to_dict())
+    for index in range(0, len(corpus), 10):  # and it can be laid out
+        assert len(corpus.layout(index).input_ids) == corpus.lengths.tokens[index] <= 200
+    bad = [problem.origin.line for problem in census.problems]
+    assert census.ok == len(good)
+    assert census.samples == len({*good, *bad} - {0})
+    return good, bad
+
+
+def fuzz(folder: Path, cache: Path, reading: Reading, seeds: range) -> None:
+    """Examine a file of lines, the same records as an array, and that array with bytes changed, for each seed."""
+    outcomes = {"good": 0, "bad": 0}
+    for seed in seeds:
+        chance = random.Random(seed)
+        confine = chance.random() < 0.5
+        lines = [orjson.dumps(GOOD[0]), *(mutated_text(chance) for _ in range(PER_FILE - 1))]
+        path = folder / f"{seed}.jsonl"
+        path.write_bytes(b"\n".join(lines))
+        good, bad = examine(path, cache, reading, confine)
+        texts = [number for number, line in enumerate(lines, 1) if line and not line.isspace()]
+        assert sorted([*good, *set(bad)]) == texts, f"seed {seed}: a record is a sample, or has a problem"
+        assert bad == sorted(bad), f"seed {seed}: in input order"
+        for number, line in enumerate(lines, 1):
+            if not is_json(line):
+                assert number not in good, f"seed {seed}"
+
+        valid = [number for number in texts if is_json(lines[number - 1])]
+        array = b"[" + b",\n".join(lines[number - 1] for number in valid) + b"]"
+        (folder / f"{seed}.json").write_bytes(array)
+        as_lines = [valid[number - 1] for number in examine(folder / f"{seed}.json", cache, reading, confine)[0]]
+        assert as_lines == good, f"seed {seed}: an array gives what lines give"
+
+        place = chance.randrange(len(array))
+        array = array[:place] + chance.choice(BYTES) + array[place + chance.randrange(3) :]
+        (folder / f"{seed}-broken.json").write_bytes(array)
+        examine(folder / f"{seed}-broken.json", cache, reading, confine)
+        outcomes["good"] += len(good)
+        outcomes["bad"] += len(texts) - len(good)
+        for name in (f"{seed}.jsonl", f"{seed}.json", f"{seed}-broken.json"):
+            (folder / name).unlink()
+    assert min(outcomes.values()) > 0.1 * sum(outcomes.values()), f"samples and problems, many of both: {outcomes}"
+
+
+def is_json(line: bytes) -> bool:
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def test_five_thousand_mutated_records(folder: Path, tmp_path: Path, reading: Reading) -> None:
+    fuzz(folder, tmp_path, reading, range(10))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_hundred_thousand_mutated_records(folder: Path, tmp_path: Path, reading: Reading) -> None:
+    fuzz(folder, tmp_path, reading, range(10, 210))
