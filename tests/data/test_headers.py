@@ -387,8 +387,8 @@ def test_little_is_read(tmp_path: Path, suffix: str) -> None:
     size = len(counted.getvalue())
     assert size > 200_000
     assert read_size(counted, size) == (900, 700)
-    assert counted.taken < 40_000
-    assert counted.reads < 40
+    assert counted.taken < (120_000 if suffix == "PNG" else 40_000)
+    assert counted.reads < 10
     with path.open("rb") as file:
         assert read_size(file, size) == (900, 700)
 

@@ -16,8 +16,8 @@ _BLOCK = 4096
 """Bytes of the first read, which holds the whole header of most files."""
 _LONGEST = 1 << 17
 """Bytes of metadata that are read at once; longer ones are left to Pillow."""
-_TAIL = 1 << 15
-"""Bytes at the end of a PNG that are searched for its last pixels."""
+_TAILS = (1 << 15, 72 << 10)
+"""Bytes at the end of a PNG that are searched for its last pixels; Pillow writes chunks of 64 KiB."""
 _MOST_PIXELS = 89_478_485
 """From here on Pillow warns of pictures, and soon refuses them."""
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
@@ -320,10 +320,18 @@ def _late_pixels(read: _Reader, position: int) -> int:
 
     A large picture has thousands of chunks, and each is a request where the file is remote.
     """
-    if read.size - position <= 2 * _TAIL:
-        return position
-    start = read.size - _TAIL
-    tail = read.fetch(_TAIL, start)
+    for length in _TAILS:
+        if read.size - position <= 2 * length:
+            break
+        start = read.size - length
+        place = _chunk_before_end(read.fetch(length, start))
+        if place is not None:
+            return start + place
+    return position
+
+
+def _chunk_before_end(tail: bytes) -> int | None:
+    """Where in ``tail`` a chunk of pixels begins, from which chunk follows chunk to its end."""
     found = tail.find(b"IDAT", 4)
     while found >= 0:
         place = found - 4
@@ -331,9 +339,9 @@ def _late_pixels(read: _Reader, position: int) -> int:
             length, kind = _CHUNK.unpack_from(tail, place)
             place += 12 + length
             if kind == b"IEND" and place == len(tail):
-                return start + found - 4
+                return found - 4
         found = tail.find(b"IDAT", found + 4)
-    return position
+    return None
 
 
 def _webp(read: _Reader) -> tuple[int, int, int]:

@@ -210,15 +210,16 @@ def load_or_build_index(
 
 def _part_key(source: Source, path: str, template: Template | None, identity: str) -> str:
     """Name of a part: a hash of the data file (path, size, mtime) and of everything that decides the ids."""
-    tar = source.media_dir is not None and source.media_dir.endswith(".tar")
+    root = source.media_root(path)
+    tar = root.endswith(".tar") and (source.allow_remote or not storage.is_remote(root))
     described = [
         FORMAT,
         identity,
         template is not None and template.default_system,
         _canonical(path),
         storage.stamp(path),
-        _canonical(source.media_root(path)),
-        storage.stamp(source.media_root(path)) if tar else None,
+        _canonical(root),
+        storage.stamp(root) if tar else None,
         source.confine,
         source.allow_remote,
         sorted(source.columns.items()),

@@ -120,7 +120,7 @@ class _Measuring:
                 numbers, locations, stamps = self._tasks.pop(0)
                 for number, location, stamp, outcome in zip(numbers, locations, stamps, outcomes, strict=True):
                     height, width, code, message = outcome
-                    if stamp is not None and not location.startswith(images.REFUSED):
+                    if stamp is not None and _lasts(location, code):
                         self._waiting.append((_key(location), Header(stamp, height, width, code, message, self._deep)))
                     self._take(number, outcome)
                 self._progress.advance(len(numbers))
@@ -168,6 +168,11 @@ class _Measuring:
         self._cache.store(self._waiting)
         self._waiting = []
         self._stored = time.monotonic()
+
+
+def _lasts(location: str, code: Code | None) -> bool:
+    """Whether an outcome holds as long as the file: a network that failed today may work tomorrow."""
+    return not location.startswith(images.REFUSED) and (code is None or not images.is_remote(location))
 
 
 def _key(location: str) -> str:

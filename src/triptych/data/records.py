@@ -86,10 +86,10 @@ def kind_of(path: str) -> Kind:
     Raises:
         ConfigError: for a name with another ending.
     """
-    name, _ = split_compression(path)
+    name, compression = split_compression(path)
     for ending, kind in KINDS.items():
         if name.endswith(ending):
-            if name != path and kind != "json":
+            if compression and kind != "json":
                 raise ConfigError(f"{path!r}: a compressed {ending} file allows no random access; unpack it")
             return kind
     raise ConfigError(f"{path!r}: data files end in {', '.join(KINDS)} (.json and .jsonl also in .gz or .zst)")
@@ -97,10 +97,11 @@ def kind_of(path: str) -> Kind:
 
 def split_compression(path: str) -> tuple[str, str | None]:
     """A file's name without the ending of its compression, and pyarrow's name of that."""
+    name = storage.named(path)
     for ending, compression in COMPRESSIONS.items():
-        if path.endswith(ending):
-            return path.removesuffix(ending), compression
-    return path, None
+        if name.endswith(ending):
+            return name.removesuffix(ending), compression
+    return name, None
 
 
 def _expand_folder(name: str) -> list[str]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import io
 import os
+import time
+import urllib.parse
 from collections.abc import Callable
 from typing import IO, Any, cast
 
@@ -16,11 +19,31 @@ Stamp = tuple[int, int]
 
 REMOTE_BLOCK = 32 * 1024
 """Bytes of one ranged read: the header of a picture of many megabytes costs one or two of them."""
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 30.0
+"""Silence after which a web server is given up."""
+PAUSES = (0.2, 1.0)
+"""Seconds before each new try of what a web server did not answer; the libraries of object stores try on their own."""
+RECENT_SECONDS = 60.0
+_GONE = (404, 410)
+_VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "mtime", "updated")
+
+_recent: dict[str, tuple[float, Stamp | None]] = {}
 
 
 def is_remote(path: str) -> bool:
     """Whether ``path`` is a URL that needs fsspec."""
     return "://" in path and not path.startswith("file://")
+
+
+def is_web(path: str) -> bool:
+    """Whether ``path`` is a URL of a web server, which may have a query behind the name."""
+    return path.startswith(("http://", "https://"))
+
+
+def named(path: str) -> str:
+    """A path without the query or fragment of a web address: what its ending and folder are read from."""
+    return path.partition("#")[0].partition("?")[0] if is_web(path) else path
 
 
 def absolute(path: str) -> str:
@@ -32,15 +55,17 @@ def absolute(path: str) -> str:
 
 
 def join(root: str, name: str) -> str:
-    """``name`` seen from the folder ``root``, either of which may be a URL."""
-    if is_remote(name) or not is_remote(root):
-        return os.path.join(root, name) if not is_remote(name) else name
-    return f"{root.rstrip('/')}/{name.lstrip('/')}"
+    """``name``, a file name or URL, seen from the folder ``root``, which may be a URL."""
+    if is_remote(name):
+        return name
+    if not is_remote(root) or os.path.isabs(name):
+        return os.path.join(root, name)
+    return f"{root.rstrip('/')}/{urllib.parse.quote(name) if is_web(root) else name}"
 
 
 def parent(path: str) -> str:
     """The folder of a file."""
-    return path.rpartition("/")[0] if is_remote(path) else os.path.dirname(path)
+    return named(path).rpartition("/")[0] if is_remote(path) else os.path.dirname(path)
 
 
 def open_binary(path: str) -> IO[bytes]:
@@ -53,6 +78,9 @@ def open_binary(path: str) -> IO[bytes]:
         return open(path, "rb")
     filesystem, inner = _filesystem(path)
     opened = _remotely(path, lambda: filesystem.open(inner, "rb", block_size=REMOTE_BLOCK, cache_type="readahead"))
+    if opened.size is None:  # a web server that tells no length or serves no ranges: its file has only one direction
+        with opened:
+            return io.BytesIO(_remotely(path, opened.read))
     return cast(IO[bytes], _RemoteFile(opened, path))
 
 
@@ -64,12 +92,27 @@ def stamp(path: str) -> Stamp | None:
         except (OSError, ValueError):
             return None
         return status.st_size, status.st_mtime_ns
-    filesystem, inner = _filesystem(path)
     try:
-        info = _remotely(path, lambda: filesystem.info(inner))
+        return _remote_stamp(path)
     except OSError:
         return None
-    version = next((info[key] for key in ("ETag", "etag", "LastModified", "mtime", "updated") if info.get(key)), "")
+
+
+def recent_stamp(path: str) -> Stamp | None:
+    """``stamp``, which for a remote file may be up to a minute old: to ask for each member of a container costs."""
+    if not is_remote(path):
+        return stamp(path)
+    asked, found = _recent.get(path, (-RECENT_SECONDS, None))
+    if found is None or time.monotonic() - asked > RECENT_SECONDS:
+        found = stamp(path)
+        _recent[path] = time.monotonic(), found
+    return found
+
+
+def _remote_stamp(path: str) -> Stamp:
+    filesystem, inner = _filesystem(path)
+    info = _remotely(path, lambda: filesystem.info(inner))
+    version = next((info[key] for key in _VERSIONS if info.get(key)), "")
     digest = hashlib.blake2b(str(version).encode(), digest_size=6).digest()
     return int(info.get("size") or 0), int.from_bytes(digest, "big")
 
@@ -84,13 +127,16 @@ def matching(pattern: str) -> list[str]:
         if "\0" in pattern:  # `glob` raises
             return []
         return [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
-    if not any(character in pattern for character in "*["):
-        return [pattern] if stamp(pattern) is not None else []
     filesystem, inner = _filesystem(pattern)
     try:
+        if not any(character in named(pattern) for character in "*["):
+            _remote_stamp(pattern)
+            return [pattern]
         found = _remotely(pattern, lambda: filesystem.glob(inner))
+    except FileNotFoundError:
+        return []
     except OSError as error:
-        raise ConfigError(f"cannot list {pattern!r}: {error}") from error
+        raise ConfigError(f"cannot read {pattern!r}: {error.strerror or error}") from error
     return sorted(str(filesystem.unstrip_protocol(name)) for name in found)
 
 
@@ -98,7 +144,7 @@ def _filesystem(path: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        filesystem, inner = fsspec.core.url_to_fs(path)
+        filesystem, inner = fsspec.core.url_to_fs(path, **_options(path))
     except ImportError as error:
         raise ConfigError(f"{path!r}: {error}; pip install 'triptych[remote]'") from error
     except ValueError as error:
@@ -106,14 +152,45 @@ def _filesystem(path: str) -> tuple[Any, str]:
     return filesystem, inner
 
 
+def _options(path: str) -> dict[str, Any]:
+    """What fsspec's own defaults would get wrong for this address."""
+    if not is_web(path):
+        return {}
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+    # A signature holds for the address as it was signed: what has escapes already is sent as it is.
+    return {"client_kwargs": {"timeout": timeout}, "encoded": "%" in path and path.isascii() and " " not in path}
+
+
 def _remotely(path: str, call: Callable[[], Any]) -> Any:
     """Run one call to a remote place; its libraries raise what they like, callers here see OSError."""
+    for pause in PAUSES if is_web(path) else ():
+        try:
+            return _once(path, call)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError:
+            time.sleep(pause)
+    return _once(path, call)
+
+
+def _once(path: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
-    except OSError:
-        raise
     except Exception as error:
-        raise OSError(errno.EIO, f"{type(error).__name__}: {error}", path) from error
+        # fsspec says of every web address that does not answer well that it was not found; the cause knows more.
+        cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+        status = getattr(cause, "status", None)
+        if status in _GONE or (status is None and isinstance(cause, FileNotFoundError)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
+        if isinstance(status, int):
+            said = f"the server answers {status} {getattr(cause, 'message', '')}".rstrip()
+            raise OSError(errno.EACCES if 400 <= status < 500 else errno.EIO, said, path) from error
+        if isinstance(cause, PermissionError):
+            raise PermissionError(errno.EACCES, cause.strerror or str(cause), path) from error
+        said = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+        raise OSError(errno.EIO, f"{type(cause).__name__}: {said}".removesuffix(": "), path) from error
 
 
 class _RemoteFile:

@@ -94,7 +94,7 @@ def cell(path: str, group: int, row: int, column: str, place: int) -> bytes:
     """
     try:
         if kind_of(path) == "parquet":
-            chunk = _parquet_images(path, storage.stamp(path), group, column)
+            chunk = _parquet_images(path, storage.recent_stamp(path), group, column)
         else:
             chunk = _arrow_group(path, group).column(column).combine_chunks()
         value = chunk[row]
@@ -204,4 +204,4 @@ def _batches(path: str, _stamp: storage.Stamp | None) -> list[pa.RecordBatch]:
 
 
 def _arrow_group(path: str, group: int) -> pa.Table:
-    return pa.Table.from_batches([_batches(path, storage.stamp(path))[group]])
+    return pa.Table.from_batches([_batches(path, storage.recent_stamp(path))[group]])

@@ -67,7 +67,7 @@ def read(shard: Shard) -> Elements:
 
 def find(path: str, name: str) -> Place | None:
     """Where a member of a tar file is, None if it has none of this name."""
-    return _table(path, storage.stamp(path)).get(posixpath.normpath(name))
+    return _table(path, storage.recent_stamp(path)).get(posixpath.normpath(name))
 
 
 @lru_cache(maxsize=8)
