@@ -95,7 +95,7 @@ def watching(name: str, out: Console) -> Iterator[Watcher]:
 
 
 class Watcher:
-    """Shows an examination as it goes on; see ``triptych.data.index.Progress``."""
+    """Shows an examination as it goes on; see ``triptych.data.progress.Progress``."""
 
     SHOWN = 5
     """Problems shown before the end; all are listed there."""

@@ -27,10 +27,11 @@ from triptych.data.engine import Engine, LocalEngine
 from triptych.data.geometry import Geometry
 from triptych.data.header_cache import HeaderCache
 from triptych.data.images import ImageError
-from triptych.data.index import DataFile, Index, Progress, Silent, load_or_build_index
+from triptych.data.index import DataFile, Index, load_or_build_index
 from triptych.data.layout import Budget, Fitted, Layout, TooLongError, fit, lay_out
 from triptych.data.measuring import Sizes, measure_images
 from triptych.data.plan import Lengths
+from triptych.data.progress import Progress, Silent
 from triptych.data.records import Source
 from triptych.data.samples import Census, Reading, SizedImage
 from triptych.data.template import Encoded, targets

@@ -16,7 +16,8 @@ from triptych.data import images, members, storage
 from triptych.data.engine import Engine
 from triptych.data.header_cache import Header, HeaderCache
 from triptych.data.images import ImageError
-from triptych.data.index import Index, Progress
+from triptych.data.index import Index
+from triptych.data.progress import Progress
 from triptych.data.storage import Stamp
 from triptych.errors import Code, Problem
 
