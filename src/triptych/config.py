@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -21,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from triptych.config_errors import explain
 from triptych.data.layout import Budget, TooLong
 from triptych.data.mixing import Share
 from triptych.data.plan import BatchSpec
@@ -267,7 +267,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
     try:
         return RunSettings.model_validate(content)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error))) from error
+        raise ConfigError("\n".join(f"{path}: {line}" for line in explain(error, RunSettings))) from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -307,52 +307,6 @@ def _override(content: dict[str, Any], override: str) -> None:
         target[last] = value
     else:
         raise ConfigError(f"override {override!r}: {last!r} cannot be set there")
-
-
-def _explain(error: ValidationError) -> Iterator[str]:
-    for item in error.errors(include_url=False):
-        *groups, last = item["loc"] or ("",)
-        where = [str(part) for part in groups if not _names_type(part)]
-        if item["type"] in ("extra_forbidden", "missing") or not _names_type(last):
-            where.append(str(last))
-        key = ".".join(where)
-        if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(where[-1], _keys(where[:-1]), n=1, cutoff=0.5)
-            yield f"unknown setting `{key}`" + (f"; did you mean `{near[0]}`?" if near else "")
-        elif item["type"] == "missing":
-            yield f"`{key}` is missing"
-        else:
-            found = _found(item["input"])
-            message = item["msg"].removeprefix("Value error, ")
-            yield f"`{key}`: {message}" + (f" (found {found})" if 0 < len(found) < 60 else "") if key else message
-
-
-def _found(value: Any) -> str:
-    """A value in a message; nothing for one that JSON cannot write (YAML can hold itself)."""
-    try:
-        return json.dumps(value, default=str, ensure_ascii=False)
-    except (TypeError, ValueError):
-        return ""
-
-
-def _names_type(part: str | int) -> bool:
-    """Whether this part of an error's place is the type that pydantic tried, where a setting takes several."""
-    return part in ("str", "int", "[key]") or str(part).startswith(("literal[", "list[", "constrained-"))
-
-
-def _keys(path: Sequence[str]) -> list[str]:
-    """Known keys of the group of settings at ``path``."""
-    group: type[BaseModel] = RunSettings
-    for name in path:
-        if name.isdigit():
-            continue
-        field = group.model_fields.get(name)
-        candidates = [] if field is None else [field.annotation, *get_args(field.annotation)]
-        found = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not found:
-            return []
-        group = found[0]
-    return list(group.model_fields)
 
 
 def json_schema() -> str:
