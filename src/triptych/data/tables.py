@@ -71,16 +71,20 @@ def read(shard: Shard) -> Elements:
         OSError: if the file cannot be read.
     """
     path, group = shard.path, shard.start
+    is_parquet = kind_of(path) == "parquet"
     try:
-        table, present = _parquet_text(path, group) if kind_of(path) == "parquet" else (_arrow_group(path, group), {})
+        table, present = _parquet_text(path, group) if is_parquet else (_arrow_group(path, group), set())
         columns: dict[str, list[Any]] = {}
         for name in table.column_names:
             column = table.column(name).combine_chunks()
             holds_images = name in present or _is_image(column.type)
             columns[name] = _references(column, path, group, name, present) if holds_images else column.to_pylist()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        message = f"rows {group} of the file cannot be read: {error}"
-        return Elements([Problem("bad-shape", Origin(path, 0), message)], 0)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and (error.errno is not None or storage.is_remote(path)):
+            raise  # the disk or the network; damaged content has no number
+        message = f"row group {group} of the file cannot be read, its rows are lost: {error}"
+        count = _parquet(path).metadata.row_group(group).num_rows if is_parquet else 0
+        return Elements([Problem("bad-shape", Origin(path, 0), message)], count)
     rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
     records: list[Record | Problem] = [Record(row, Origin(path, number)) for number, row in enumerate(rows, 1)]
     return Elements(records, table.num_rows)
@@ -118,9 +122,9 @@ def _is_image(kind: pa.DataType) -> bool:
 
 
 def _references(
-    column: pa.Array, path: str, group: int, name: str, present: dict[str, bool]
+    column: pa.Array, path: str, group: int, name: str, present: set[str]
 ) -> list[ImageRef | list[ImageRef | None] | None]:
-    """The images of each row. ``present`` tells for which columns all bytes are known to be there without a look."""
+    """The images of each row. ``present`` names the columns of which all bytes are known to be there without a look."""
 
     def reference(row: int, place: int, file: str | None, has_bytes: bool) -> ImageRef | None:
         if has_bytes:
@@ -132,7 +136,9 @@ def _references(
     cells = column.flatten() if nested else column
     if pa.types.is_struct(cells.type):
         files = cells.field("path").to_pylist() if cells.type.get_field_index("path") >= 0 else [None] * len(cells)
-        has_bytes = [True] * len(cells) if name in present else pc.is_valid(cells.field("bytes")).to_pylist()
+        # Where a struct is null its fields hold anything, also bytes.
+        valid = [True] * len(cells) if name in present else pc.is_valid(cells.field("bytes")).to_pylist()
+        has_bytes = [found and whole for found, whole in zip(valid, pc.is_valid(cells).to_pylist(), strict=True)]
     else:
         files = [None] * len(cells)
         has_bytes = pc.is_valid(cells).to_pylist()
@@ -163,24 +169,35 @@ def _stored_bytes(group: Any) -> int:
     return sum(group.column(number).total_compressed_size for number in range(group.num_columns))
 
 
-def _parquet_text(path: str, group: int) -> tuple[pa.Table, dict[str, bool]]:
-    """A row group without the bytes of its images, where the file's statistics say that none is null."""
+def _parquet_text(path: str, group: int) -> tuple[pa.Table, set[str]]:
+    """A row group without the bytes of its images, where the file's statistics say that no image lacks them."""
     file = _parquet(path)
     metadata = file.metadata.row_group(group)
-    chunks = [metadata.column(number) for number in range(metadata.num_columns)]
-    leaves = [chunk.path_in_schema for chunk in chunks]
-    present: dict[str, bool] = {}
-    skipped: set[str] = set()
+    chunks = {chunk.path_in_schema: chunk for chunk in map(metadata.column, range(metadata.num_columns))}
+    skipped: dict[str, tuple[str, int]] = {}  # column -> (leaf of its bytes, nulls in it)
     for field in file.schema_arrow:
-        if not _is_image(field.type):
+        own = [leaf for leaf in chunks if leaf.split(".")[0] == field.name] if _is_image(field.type) else []
+        bytes_leaf = next((leaf for leaf in own if leaf.endswith(".bytes")), None)
+        if bytes_leaf is None or len(own) == 1:
             continue
-        own = [leaf for leaf in leaves if leaf.split(".")[0] == field.name]
-        bytes_leaf = [leaf for leaf in own if leaf.endswith(".bytes")]
-        chunk = chunks[leaves.index(bytes_leaf[0])] if bytes_leaf else None
-        if chunk is not None and len(own) > 1 and chunk.statistics is not None and chunk.statistics.null_count == 0:
-            present[field.name] = True
-            skipped.add(bytes_leaf[0])
-    return file.read_row_group(group, columns=[leaf for leaf in leaves if leaf not in skipped]), present
+        statistics = chunks[bytes_leaf].statistics
+        if statistics is not None and statistics.has_null_count:
+            skipped[field.name] = bytes_leaf, statistics.null_count
+    left_out = {leaf for leaf, _ in skipped.values()}
+    table = file.read_row_group(group, columns=[leaf for leaf in chunks if leaf not in left_out])
+    present = {name for name, (_, nulls) in skipped.items() if nulls == _rows_without_element(table.column(name))}
+    for name in skipped.keys() - present:
+        column = file.read_row_group(group, columns=[name]).column(name)
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table, present
+
+
+def _rows_without_element(column: pa.ChunkedArray) -> int:
+    """Rows whose list is empty or null: Parquet counts a null for each of them."""
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        return 0
+    with_some = pc.sum(pc.greater(pc.list_value_length(column), 0)).as_py()
+    return len(column) - (with_some or 0)
 
 
 @lru_cache(maxsize=OPEN_GROUPS)
