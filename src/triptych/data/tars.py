@@ -15,7 +15,7 @@ import tarfile
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -48,43 +48,60 @@ def read(shard: Shard) -> Elements:
     Raises:
         OSError: if the file cannot be read.
     """
-    places: list[tuple[str, Place]] = []
-    defect = None
     with storage.open_binary(shard.path) as file:
-        try:
-            places.extend(_walk(file))
-        except tarfile.TarError as error:
-            defect = f"damaged tar file: {error}; members behind {places[-1][0] if places else 'its start'!r} are lost"
+        places, defect = _walk(file)
         records: list[Record | Problem] = []
         groups = groupby(places, key=lambda item: _split(item[0])[0])
         for number, (key, group) in enumerate(groups, 1):
             records.append(_sample(file, shard.path, key, dict(group), Origin(shard.path, number)))
     count = len(records)
     if defect is not None:
-        records.append(Problem("bad-shape", Origin(shard.path, 0), defect))
+        lost = f"what stands behind {places[-1][0] if places else 'its start'!r} is lost"
+        records.append(Problem("bad-shape", Origin(shard.path, 0), f"damaged tar file: {defect}; {lost}"))
     return Elements(records, count)
 
 
 def find(path: str, name: str) -> Place | None:
-    """Where a member of a tar file is, None if it has none of this name."""
-    return _table(path, storage.recent_stamp(path)).get(posixpath.normpath(name))
+    """Where a member of a tar file is, None if it has none of this name.
+
+    Raises:
+        OSError: if the file cannot be read, or is damaged and the member is not in front of the damage.
+    """
+    table, defect = _table(path, storage.recent_stamp(path))
+    place = table.get(posixpath.normpath(name))
+    if place is None and defect is not None:
+        raise OSError(f"damaged tar file: {defect}")
+    return place
 
 
 @lru_cache(maxsize=8)
-def _table(path: str, _stamp: storage.Stamp | None) -> dict[str, Place]:
+def _table(path: str, _stamp: storage.Stamp | None) -> tuple[dict[str, Place], str | None]:
     with storage.open_binary(path) as file:
-        try:
-            return dict(_walk(file))
-        except tarfile.TarError as error:
-            raise OSError(f"damaged tar file: {error}") from error
+        places, defect = _walk(file)
+    return dict(places), defect
 
 
-def _walk(file: Any) -> Iterator[tuple[str, Place]]:
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        for member in archive:
-            archive.members = []  # type: ignore[attr-defined]  # else every header stays in memory
-            if member.isreg():
-                yield posixpath.normpath(member.name), (member.offset_data, member.size)
+def _walk(file: IO[bytes]) -> tuple[list[tuple[str, Place]], str | None]:
+    """The members in order, and what is wrong behind the last of them."""
+    places: list[tuple[str, Place]] = []
+    try:
+        # A name that is not UTF-8 only has to be shown: members are found by their offset.
+        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="replace") as archive:
+            for member in archive:
+                archive.members = []  # type: ignore[attr-defined]  # else every header stays in memory
+                if member.isreg():
+                    places.append((posixpath.normpath(member.name), (member.offset_data, member.size)))
+            end = archive.offset
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # also what is raised for numbers that are none
+        return places, str(error)
+    # A damaged header ends the walk as quietly as the end of the archive does.
+    file.seek(end)
+    block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        return places, f"it ends at byte {end:,} without the mark of its end"
+    if block.strip(b"\0"):
+        return places, f"no header of a member at byte {end:,}"
+    return places, None
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -94,7 +111,7 @@ def _split(name: str) -> tuple[str, str]:
     return posixpath.join(folder, stem), ending
 
 
-def _sample(file: Any, path: str, key: str, group: dict[str, Place], origin: Origin) -> Record | Problem:
+def _sample(file: IO[bytes], path: str, key: str, group: dict[str, Place], origin: Origin) -> Record | Problem:
     by_ending = {_split(name)[1]: (name, place) for name, place in group.items()}
     if RECORD_ENDING not in by_ending:
         endings = ", ".join(by_ending) or "none"
@@ -113,12 +130,14 @@ def _sample(file: Any, path: str, key: str, group: dict[str, Place], origin: Ori
         if ending.rpartition(".")[2].lower() in IMAGE_ENDINGS
     }
     by_name = {image.source: image for image in images.values()} | images
+
+    def named(item: Any) -> Any:
+        return by_name.get(posixpath.normpath(item), item) if isinstance(item, str) else item
+
     for column in ("images", "image"):
         value = data.get(column)
-        if isinstance(value, list):
-            data[column] = [by_name.get(item, item) if isinstance(item, str) else item for item in value]
-        elif isinstance(value, str):
-            data[column] = by_name.get(value, value)
+        if value is not None:
+            data[column] = list(map(named, value)) if isinstance(value, list) else named(value)
     if images and data.get("images") is None and data.get("image") is None:
         data["images"] = [images[ending] for ending in sorted(images, key=_natural)]
     return Record(data, origin)
