@@ -29,7 +29,7 @@ quickstart: $(STAMP)  ## Train the embedded tiny model on the embedded data, eva
 test: $(DEV_STAMP)  ## Run the tests
 	$(BIN)/pytest -q
 
-test-slow: $(DEV_STAMP)  ## Run the tests that take minutes: a hundred thousand mutated records
+test-slow: $(DEV_STAMP)  ## Run the slow tests, minutes each (a hundred thousand mutated records)
 	$(BIN)/pytest -q -m slow
 
 check: $(DEV_STAMP)  ## Lint and type check
