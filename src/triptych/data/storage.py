@@ -153,14 +153,27 @@ def _filesystem(path: str) -> tuple[Any, str]:
 
 
 def _options(path: str) -> dict[str, Any]:
-    """What fsspec's own defaults would get wrong for this address."""
+    """What fsspec's own defaults would get wrong for this address; the user's settings of fsspec go first."""
+    if path.startswith(("s3://", "s3a://")) and "AWS_MAX_ATTEMPTS" not in os.environ:
+        # s3fs tries five times itself, and botocore five times in each: minutes for a store that is silent.
+        return {"config_kwargs": {"retries": {"total_max_attempts": 2}, **_configured("config_kwargs", "s3", "s3a")}}
     if not is_web(path):
         return {}
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
-    # A signature holds for the address as it was signed: what has escapes already is sent as it is.
-    return {"client_kwargs": {"timeout": timeout}, "encoded": "%" in path and path.isascii() and " " not in path}
+    return {
+        "client_kwargs": {"timeout": timeout, **_configured("client_kwargs", "http", "https")},
+        # A signature holds for the address as it was signed: what has escapes already is sent as it is.
+        "encoded": "%" in path and path.isascii() and " " not in path,
+    }
+
+
+def _configured(name: str, *protocols: str) -> dict[str, Any]:
+    import fsspec
+
+    settings: list[dict[str, Any]] = [fsspec.config.conf.get(protocol, {}).get(name, {}) for protocol in protocols]
+    return {key: value for setting in settings for key, value in setting.items()}
 
 
 def _remotely(path: str, call: Callable[[], Any]) -> Any:
