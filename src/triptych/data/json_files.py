@@ -11,7 +11,7 @@ record. Cutting looks at structure only; no value is built before a worker reads
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import orjson
@@ -24,11 +24,15 @@ from triptych.errors import Origin, Problem
 
 SHARD_BYTES = 1 << 20
 """Size of a shard: about a thousand records, tenths of a second of tokenization."""
+HEAD_BYTES = 1 << 20
+"""Bytes in which a file shows its form, and one object over several lines its first line."""
 MAX_ELEMENT = 1 << 28
 """Bytes of one element of an array; more means that brackets or quotes do not balance."""
 MAX_OBJECT = 1 << 26
 """Bytes of a file that is tried as one object over several lines."""
 
+_STEP = 1 << 16
+"""Bytes that are uncompressed at once: a step that fails gives none of its bytes."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -39,10 +43,10 @@ def cut(path: str) -> Iterator[Shard]:
         OSError: if the file cannot be read.
     """
     with _Text(path) as text:
-        head = text.read(SHARD_BYTES)
+        head = text.read(HEAD_BYTES)
         first = head.removeprefix(_BOM).lstrip()[:1]
         if first == b"{" and (whole := _one_object(text, head)) is not None:
-            yield Shard(path, 0, len(whole), "object", whole, weight=len(whole))
+            yield Shard(path, 0, len(whole), "object", whole, text.defect, text.progress())
             return
     with _Text(path) as text:
         if first == b"[":
@@ -81,11 +85,12 @@ class _Text:
     """The uncompressed bytes of a file, read from the start."""
 
     def __init__(self, path: str) -> None:
-        _, compression = split_compression(path)
-        self.plain = compression is None and not storage.is_remote(path)
+        _, self._compression = split_compression(path)
+        self.plain = self._compression is None and not storage.is_remote(path)
         self.raw = storage.open_binary(path)
-        self._stream: Any = pa.CompressedInputStream(self.raw, compression) if compression else self.raw
-        self._compressed = compression is not None
+        self._path = path
+        self._stream = self._uncompressed(self.raw)
+        self._position = 0
         self._seen = 0
         self.defect: str | None = None
         """What ended reading before the end of the file."""
@@ -99,19 +104,37 @@ class _Text:
     def read(self, size: int) -> bytes:
         """The next ``size`` bytes; fewer at the end, or where a compressed file is damaged."""
         pieces = []
-        while size > 0:
+        while size > 0 and self.defect is None:
             try:
-                piece = self._stream.read(size)
+                piece = self._stream.read(size if self._compression is None else min(size, _STEP))
             except OSError as error:
-                if not self._compressed:
-                    raise
+                if self._compression is None or error.errno is not None:
+                    raise  # the disk or the network; damaged content has no number
                 self.defect = f"the compressed file is damaged or cut off ({error}): nothing behind this was read"
-                piece = b""
+                piece = self._in_front_of_damage()
             if not piece:
                 break
             pieces.append(piece)
             size -= len(piece)
+            self._position += len(piece)
         return b"".join(pieces)
+
+    def _uncompressed(self, file: IO[bytes]) -> Any:
+        return pa.CompressedInputStream(file, self._compression) if self._compression else file
+
+    def _in_front_of_damage(self) -> bytes:
+        """What the step that failed could have given; read anew, as a stream that failed goes no further."""
+        with storage.open_binary(self._path) as file:
+            stream = self._uncompressed(file)
+            for start in range(0, self._position, _STEP):
+                stream.read(min(_STEP, self._position - start))
+            found = bytearray()
+            try:
+                while byte := stream.read(1):
+                    found += byte
+            except OSError:
+                return bytes(found)
+        return bytes(found)
 
     def progress(self) -> int:
         """Bytes of the file, as stored, that were read since the last call."""
@@ -157,6 +180,8 @@ def _cut_lines(path: str, text: _Text) -> Iterator[Shard]:
 def _cut_array(path: str, text: _Text) -> Iterator[Shard]:
     """Pieces of whole elements, the commas between them left out."""
     buffer = text.read(SHARD_BYTES)
+    while b"[" not in buffer:
+        buffer += text.read(SHARD_BYTES)
     offset = buffer.index(b"[") + 1
     buffer = buffer[offset:]
     any_element = False
@@ -168,15 +193,15 @@ def _cut_array(path: str, text: _Text) -> Iterator[Shard]:
     while True:
         commas, close = _structure(buffer)
         if close >= 0:
-            defect = text.defect
+            if any_element or len(commas) or buffer[:close].strip():
+                yield shard(close)
+            offset += close
             if buffer[close : close + 1] != b"]":
-                defect = f"brackets do not match at byte {offset + close:,}: nothing behind it was read"
-            elif any_element and not buffer[:close].strip():
-                defect = "the array has a comma without an element behind it"
+                yield shard(0, f"brackets do not match at byte {offset:,}: nothing behind it was read")
             elif not _only_blank(buffer[close + 1 :], text):
-                defect = "there is text behind the end of the array; it was not read"
-            if buffer[:close].strip() or len(commas) or defect:
-                yield shard(close, defect)
+                yield shard(0, "there is text behind the end of the array; it was not read")
+            elif text.defect:
+                yield shard(0, text.defect)
             return
         if len(commas):
             yield shard(int(commas[-1]))
@@ -303,7 +328,7 @@ def _one_by_one(shard: Shard, content: bytes) -> Elements:
         try:
             records.append(_record(orjson.loads(piece), origin))
         except orjson.JSONDecodeError as error:
-            reason = _reason(error) if piece.strip() else "nothing stands between two commas"
+            reason = _reason(error) if piece.strip() else "a comma without an element behind it"
             message = f"not valid JSON: {reason} (in the element from byte {shard.start + start:,} of the file)"
             records.append(Problem("bad-shape", origin, message))
     return Elements(records, len(records))
