@@ -340,3 +340,15 @@ def test_the_same_files_named_from_another_folder_share_everything(
     assert (measured, tokenized) == ([], [])
     monkeypatch.chdir("/")
     assert all(os.path.isabs(image.location) for index in range(SAMPLES) for image in corpus.images(index))
+
+
+def test_a_picture_of_two_data_files_is_measured_once(run: Run, measured: list[str]) -> None:
+    folder = Path(run.source.path).parent
+    copy = folder / "copy.json"
+    copy.write_bytes(Path(run.source.path).read_bytes())
+    run.source = replace(run.source, path=(run.source.path, str(copy)))
+    corpus, _ = run.load()
+    assert len(corpus) == 2 * SAMPLES
+    assert len(measured) == len(set(measured))
+    for index in range(SAMPLES):
+        assert corpus.images(index) == corpus.images(SAMPLES + index)

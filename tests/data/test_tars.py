@@ -197,3 +197,14 @@ def test_a_member_name_that_is_not_utf_8_is_read_all_the_same(samples: Samples, 
         path = write_tar(tmp_path / f"{form}.tar", members, form)
         corpus, census = samples.load(tmp_path / "cache", path)
         assert (census.problems, corpus.image_counts.tolist()) == ([], [1])
+
+
+def test_names_under_another_key_are_members_too(samples: Samples, tmp_path: Path) -> None:
+    members = [
+        (name, as_json({("pictures" if key == "images" else key): value for key, value in json.loads(content).items()}))
+        if name.endswith(".json")
+        else (name, content)
+        for name, content in shards(samples, named="{key}.{ending}")
+    ]
+    path = write_tar(tmp_path / "shard.tar", members)
+    samples.check_equal(tmp_path / "cache", path, columns={"images": "pictures"})

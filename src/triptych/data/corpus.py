@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +40,9 @@ from triptych.errors import Origin, Problem
 
 FORMAT = 1
 """Raised when the meaning of a column changes."""
+
+STALE_SECONDS = 24 * 3600
+"""Age at which a half-written file is nobody's any more."""
 
 LENGTHS = pa.schema(
     [
@@ -343,6 +347,10 @@ def _write_census(path: Path, census: Census) -> None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[str]:
     """A temporary name that takes the place of ``path`` at the end: a file is whole or absent, also after a kill."""
+    for left in path.parent.glob(".writing-*"):  # by a process that was killed
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink()
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     os.close(handle)
     try:

@@ -112,6 +112,7 @@ class _Measuring:
         self._sizes = Sizes(np.zeros(count, np.int32), np.zeros(count, np.int32))
         self._tasks: list[tuple[list[int], list[str], list[Stamp | None]]] = []
         self._waiting: list[tuple[str, Header]] = []
+        self._in_flight: dict[str, list[int]] = {}
         self._stored = time.monotonic()
 
     def run(self, engine: Engine) -> Sizes:
@@ -121,9 +122,11 @@ class _Measuring:
                 numbers, locations, stamps = self._tasks.pop(0)
                 for number, location, stamp, outcome in zip(numbers, locations, stamps, outcomes, strict=True):
                     height, width, code, message = outcome
+                    key = _key(location)
                     if stamp is not None and _lasts(location, code):
-                        self._waiting.append((_key(location), Header(stamp, height, width, code, message, self._deep)))
-                    self._take(number, outcome)
+                        self._waiting.append((key, Header(stamp, height, width, code, message, self._deep)))
+                    for asked in [number, *self._in_flight.pop(key)]:
+                        self._take(asked, outcome)
                 self._progress.advance(len(numbers))
                 if time.monotonic() - self._stored > STORE_SECONDS:
                     self._store()
@@ -138,6 +141,7 @@ class _Measuring:
         locations: list[str] = []
         stamps: list[Stamp | None] = []
         for start, found in self._index.location_batches():
+            self._store()  # another data file may name the same images
             keys = [_key(location) for location in found]
             known = self._cache.lookup(keys)
             for number, (location, key) in enumerate(zip(found, keys, strict=True), start):
@@ -147,6 +151,11 @@ class _Measuring:
                     self._take(number, (header.height, header.width, header.code, header.message))
                     self._progress.advance(1)
                     continue
+                if key in self._in_flight:
+                    self._in_flight[key].append(number)
+                    self._progress.advance(1)
+                    continue
+                self._in_flight[key] = []
                 numbers.append(number)
                 locations.append(location)
                 stamps.append(stamp)

@@ -76,8 +76,10 @@ class Source:
         return list(files)
 
     def media_root(self, data_file: str) -> str:
-        """Folder that the relative image paths of ``data_file`` start from."""
-        return self.media_dir if self.media_dir is not None else storage.parent(data_file)
+        """Where the relative image paths of ``data_file`` start from: its folder, or its members if it is a tar."""
+        if self.media_dir is not None:
+            return self.media_dir
+        return data_file if data_file.endswith(".tar") else storage.parent(data_file)
 
 
 def kind_of(path: str) -> Kind:
