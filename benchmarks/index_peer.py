@@ -40,6 +40,8 @@ PEER = "llamafactory==0.9.5"
 PEER_VERSIONS = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0", "transformers==5.6.0")
 """The newest transformers that this LLaMA-Factory takes, and the three torches of one release."""
 
+TRIPTYCH_RUNS = 4
+"""In each repeat: they are short, so one alone says little."""
 TRIPTYCH_PROGRAM = ("-m", "triptych", "index")
 PEER_PROGRAM = """
 import json, sys, time
@@ -173,10 +175,12 @@ def measure(peer: Path, tokenizer: Path, samples: int, files: int, repeats: int)
         runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
         for _ in range(repeats):
             for side, prepare in sides.items():
-                start, whole = prepare(few), prepare(data)
-                if whole.get("samples", samples) != samples:
-                    raise RuntimeError(f"{side} made {whole['samples']} samples of {samples} records")
-                runs[side].append({**whole, "start": start["process"], "phase": whole["process"] - start["process"]})
+                for _ in range(TRIPTYCH_RUNS if side == "triptych" else 1):
+                    start, whole = prepare(few), prepare(data)
+                    if whole.get("samples", samples) != samples:
+                        raise RuntimeError(f"{side} made {whole['samples']} samples of {samples} records")
+                    phase = whole["process"] - start["process"]
+                    runs[side].append({**whole, "start": start["process"], "phase": phase})
     return {
         side: {part: statistics.median(run[part] for run in times) for part in times[0]} for side, times in runs.items()
     }

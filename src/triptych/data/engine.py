@@ -9,8 +9,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
 from multiprocessing.connection import wait
 from typing import Any, Protocol, TypeVar
 
@@ -21,6 +22,8 @@ R = TypeVar("R")
 
 PATIENCE = 1.5
 """Seconds of work in this process before others are started: about what starting them takes."""
+THREADS = 2
+"""Of this process, before others are started."""
 AHEAD = 4
 """Items in flight per worker."""
 
@@ -53,23 +56,37 @@ class LocalEngine:
         Raises:
             TriptychError: if a worker dies.
         """
-        rest = iter(items)
-        began = time.monotonic()
-        for item in rest:
-            yield function(item)
-            if self.workers > 1 and time.monotonic() - began >= self.patience:
-                break
-        else:
+        if self.workers == 1:
+            yield from map(function, items)
             return
+        rest = iter(items)
+        yield from self._here(function, rest)
         yield from self._spread(function, rest)
 
+    def _here(self, function: Callable[[T], R], items: Iterator[T]) -> Iterator[R]:
+        """Work in this process while patience lasts: one thread parses while another waits for the tokenizer, which
+        lets go of the interpreter and uses the other cores.
+        """
+        began = time.monotonic()
+        pending: deque[Future[R]] = deque()
+        with ThreadPoolExecutor(THREADS) as pool:
+            while time.monotonic() - began < self.patience and (taken := list(islice(items, 1))):
+                pending.append(pool.submit(function, taken[0]))
+                if len(pending) > THREADS:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
     def _spread(self, function: Callable[[T], R], items: Iterator[T]) -> Iterator[R]:
+        first = list(islice(items, 1))
+        if not first:
+            return
         # A fresh interpreter each: to fork a process that has threads (tokenizers', Arrow's) can hang.
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(self.workers, context, _prepare_worker, (function,))
         pending: deque[Future[R]] = deque()
         try:
-            for item in items:
+            for item in chain(first, items):
                 pending.append(pool.submit(_call, item))
                 if len(pending) >= self.workers * AHEAD:
                     yield pending.popleft().result()

@@ -8,6 +8,7 @@ import io
 import os
 import stat
 import struct
+import threading
 import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator
@@ -230,7 +231,7 @@ def opened(file: IO[bytes], location: str) -> Iterator[Image.Image]:
         ImageError: ``image-unreadable`` for what is not an image, is damaged in its header, is larger than
             ``MAX_IMAGE_PIXELS``, or holds floating-point pixels.
     """
-    with _quiet():
+    with _quiet:
         try:
             image = Image.open(file)
         except UnidentifiedImageError as error:
@@ -256,7 +257,7 @@ def load(image: Image.Image, location: str) -> None:
     Raises:
         ImageError: ``image-unreadable`` if they are truncated or damaged.
     """
-    with _quiet():
+    with _quiet:
         try:
             image.load()
         except Exception as error:  # as in `opened`: every decoder has errors of its own
@@ -288,7 +289,7 @@ def upright_size(image: Image.Image, file: IO[bytes]) -> tuple[int, int]:
 
 def _orientation(read: Callable[[], Image.Exif]) -> int:
     try:
-        with _quiet():
+        with _quiet:
             orientation: int = read().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF data: no orientation can be read
         return 1
@@ -300,12 +301,33 @@ def _decoded_exif(image: Image.Image) -> Image.Exif:
     return image.getexif()
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Pillow warns of large but sane pictures and of odd metadata; neither changes the pixels."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+class _Quiet:
+    """Pillow warns of large but sane pictures and of odd metadata; neither changes the pixels.
+
+    Filters of warnings belong to the process: the first thread that comes changes them, the last one restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._catching = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._catching = warnings.catch_warnings()
+                self._catching.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._catching.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
 
 
 def _orientation_after_pixels(file: IO[bytes]) -> bool:

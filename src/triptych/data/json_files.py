@@ -22,8 +22,8 @@ from triptych.data import storage
 from triptych.data.records import Elements, Record, Shard, json_type, split_compression
 from triptych.errors import Origin, Problem
 
-SHARD_BYTES = 1 << 20
-"""Size of a shard: about a thousand records, tenths of a second of tokenization."""
+SHARD_BYTES = 1 << 18
+"""Size of a shard: some hundred records, a tenth of a second of tokenization."""
 HEAD_BYTES = 1 << 20
 """Bytes in which a file shows its form, and one object over several lines its first line."""
 MAX_ELEMENT = 1 << 28
