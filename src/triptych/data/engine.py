@@ -70,10 +70,12 @@ class LocalEngine:
         began = time.monotonic()
         pending: deque[Future[R]] = deque()
         with ThreadPoolExecutor(THREADS) as pool:
-            while time.monotonic() - began < self.patience and (taken := list(islice(items, 1))):
-                pending.append(pool.submit(function, taken[0]))
+            for item in items:  # the first one in any case: it may be the only one
+                pending.append(pool.submit(function, item))
                 if len(pending) > THREADS:
                     yield pending.popleft().result()
+                if time.monotonic() - began >= self.patience:
+                    break
             while pending:
                 yield pending.popleft().result()
 
