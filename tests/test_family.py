@@ -117,14 +117,3 @@ def test_a_hub_name_that_cannot_be_reached_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="neither a model folder nor reachable on the hub"):
         read_model_files("nobody/no-such-model")
-
-
-def test_a_tokenizer_with_more_ids_than_the_model_has_embeddings_is_refused(model_dir: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(model_dir, tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    for group in (config, config.get("text_config", {})):
-        if "vocab_size" in group:
-            group["vocab_size"] = 100
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="embeddings for 100"):
-        read_model_files(str(folder)).template()

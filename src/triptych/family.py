@@ -57,21 +57,7 @@ class ModelFiles:
     """Content of ``config.json``."""
 
     def template(self) -> Template:
-        """The markup with the folder's tokenizer.
-
-        Raises:
-            ModelError: if the tokenizer cannot be read, or gives ids that the model has no embedding for.
-        """
-        template = Template.from_file(self.folder / "tokenizer.json", self.family.default_system)
-        ids = template.tokenizer.get_vocab_size(with_added_tokens=True)
-        text = self.config.get("text_config", self.config)
-        embeddings = text.get("vocab_size", self.config.get("vocab_size"))
-        if embeddings is not None and ids > embeddings:
-            raise ModelError(
-                f"{self.folder}: the tokenizer has {ids:,} ids, the model embeddings for {embeddings:,}; "
-                "they do not belong together"
-            )
-        return template
+        return Template.from_file(self.folder / "tokenizer.json", self.family.default_system)
 
     def tokenizer_hash(self) -> str:
         """Names the tokenizer in keys of indexes."""

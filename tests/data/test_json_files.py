@@ -261,7 +261,7 @@ def test_a_large_file_has_shards_of_the_usual_size(tmp_path: Path) -> None:
             shards = list(cut(str(path)))
             lengths = [shard.end - shard.start for shard in shards]
             assert max(lengths) < 2.1 * json_files.SHARD_BYTES
-            assert 3 <= len(shards) <= 6
+            assert 9 <= len(shards) <= 24
             assert sum(shard.weight for shard in shards) == path.stat().st_size, "a progress bar ends at its end"
 
 
