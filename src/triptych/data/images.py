@@ -24,7 +24,6 @@ from triptych.data import members, storage, tars
 from triptych.data.geometry import MAX_ASPECT, is_extreme
 from triptych.data.headers import read_size
 from triptych.data.records import ImageRef
-from triptych.data.storage import Stamp
 from triptych.errors import Code, ConfigError
 
 INLINE = "data:"
@@ -74,7 +73,7 @@ def locate(ref: ImageRef, media_root: str, *, confine: bool, allow_remote: bool 
     if ref.location is not None:
         return ref.location
     source = ref.source
-    if source.startswith("data:"):
+    if source.startswith(INLINE):
         return source
     if source.startswith("file://"):
         source = urllib.parse.unquote(source.removeprefix("file://").removeprefix("localhost"))
@@ -124,13 +123,6 @@ def is_remote(location: str) -> bool:
     return storage.is_remote(members.container(location) if location.startswith(members.PREFIX) else location)
 
 
-def stamp(location: str) -> Stamp | None:
-    """(bytes, version) of the file that holds the image, None if there is none; tells whether it changed."""
-    if location.startswith((INLINE, REFUSED)):
-        return len(location), 0
-    return storage.stamp(members.container(location) if location.startswith(members.PREFIX) else location)
-
-
 @contextmanager
 def open_bytes(location: str) -> Iterator[IO[bytes]]:
     """Open the image at ``location`` (see ``locate``) for reading.
@@ -140,7 +132,7 @@ def open_bytes(location: str) -> Iterator[IO[bytes]]:
     """
     if location.startswith(REFUSED):
         raise ImageError(*orjson.loads(location.removeprefix(REFUSED)))
-    if location.startswith("data:"):
+    if location.startswith(INLINE):
         yield io.BytesIO(_inline(location))
         return
     try:
@@ -370,7 +362,7 @@ def _ends_whole(image_format: str | None, file: IO[bytes], size: int) -> bool:
 
 def _name(location: str) -> str:
     """How messages name an image; a name of any length stays readable."""
-    if location.startswith("data:"):
+    if location.startswith(INLINE):
         return "the data URI"
     if location.startswith(members.PREFIX):
         location = members.shown(location)

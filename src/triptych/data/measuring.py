@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ class _Measuring:
         self._deep = deep
         count = index.image_count
         self._sizes = Sizes(np.zeros(count, np.int32), np.zeros(count, np.int32))
-        self._tasks: list[tuple[list[int], list[str], list[Stamp | None]]] = []
+        self._tasks: deque[tuple[list[int], list[str], list[Stamp | None]]] = deque()
         self._waiting: list[tuple[str, Header]] = []
         self._in_flight: dict[str, list[int]] = {}
         self._stored = time.monotonic()
@@ -119,7 +120,7 @@ class _Measuring:
         self._progress.phase("decoding" if self._deep else "measuring", self._index.image_count, "images")
         try:
             for outcomes in engine.map(Measurer(self._deep), self._unknown()):
-                numbers, locations, stamps = self._tasks.pop(0)
+                numbers, locations, stamps = self._tasks.popleft()
                 for number, location, stamp, outcome in zip(numbers, locations, stamps, outcomes, strict=True):
                     height, width, code, message = outcome
                     key = _key(location)
@@ -193,6 +194,9 @@ def _key(location: str) -> str:
 
 
 def _stamp(location: str, containers: dict[str, Stamp | None]) -> Stamp | None:
+    """Tells whether the file that holds an image changed; None if there is none. Each container is asked once."""
+    if location.startswith((images.INLINE, images.REFUSED)):
+        return len(location), 0
     if location.startswith(members.PREFIX):
         container = members.container(location)
         if container not in containers:
@@ -200,4 +204,4 @@ def _stamp(location: str, containers: dict[str, Stamp | None]) -> Stamp | None:
         return containers[container]
     if images.is_remote(location):
         return 0, 0  # to ask for every remote file at every start would cost a request each
-    return images.stamp(location)
+    return storage.stamp(location)
