@@ -16,9 +16,9 @@ from rich.table import Table
 from triptych import config, report
 from triptych.config import RunSettings
 from triptych.data.corpus import Corpus
-from triptych.data.plan import Plan, make_plan
-from triptych.errors import ConfigError, TriptychError
-from triptych.prepare import Prepared, prepare, train_mixture
+from triptych.data.plan import Plan
+from triptych.errors import TriptychError
+from triptych.prepare import Prepared, plan_training, prepare, rows_per_rank, train_mixture
 
 if TYPE_CHECKING:
     from triptych.memory import MemoryModel, RowSize
@@ -44,19 +44,9 @@ def plan(run: Path, overrides: Sequence[str], *, world_size: int, dry_run_worst:
     settings = config.load(run, overrides)
     prepared = prepare(settings, ("train",), out)
     corpus = prepared.corpora["train"]
-    mixture = train_mixture(settings, corpus)
     began = time.monotonic()
-    train = settings.train
-    planned = make_plan(
-        corpus.lengths,
-        settings.batch.spec(),
-        epochs=train.epochs,
-        seed=train.seed,
-        world_size=world_size,
-        mixture=mixture,
-    )
-    if train.rows_per_step % world_size:
-        raise ConfigError(f"train.rows_per_step: {train.rows_per_step} rows do not divide among {world_size} ranks")
+    rows_per_rank(settings, world_size)
+    planned = plan_training(settings, corpus, world_size)
     out.print(f"planned in {time.monotonic() - began:.1f} s", markup=False)
     if len(settings.data.train) > 1:
         out.print(_sources_table(settings, prepared))

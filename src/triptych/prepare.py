@@ -18,6 +18,7 @@ from triptych.data.corpus import Corpus, load_or_build
 from triptych.data.engine import Engine
 from triptych.data.header_cache import cache_folder
 from triptych.data.mixing import Mixture
+from triptych.data.plan import Plan, make_plan
 from triptych.data.samples import Census, Reading
 from triptych.errors import ConfigError, DataError, Problem
 from triptych.family import ModelFiles, read_model_files
@@ -103,6 +104,30 @@ def train_mixture(settings: RunSettings, corpus: Corpus) -> Mixture:
     if not sum(mixture.counts()):
         raise ConfigError("data.train: `epochs` of its sources leave no sample in an epoch; raise them")
     return mixture
+
+
+def rows_per_rank(settings: RunSettings, world_size: int) -> int:
+    """Rows of an optimizer step that each rank takes.
+
+    Raises:
+        ConfigError: if they do not divide.
+    """
+    rows = settings.train.rows_per_step
+    if rows % world_size:
+        raise ConfigError(f"train.rows_per_step: {rows} rows do not divide among {world_size} ranks")
+    return rows // world_size
+
+
+def plan_training(settings: RunSettings, corpus: Corpus, world_size: int) -> Plan:
+    """The rows of a run: what ``triptych plan`` shows is what training takes.
+
+    Raises:
+        ConfigError: if the sources' shares leave no sample in an epoch.
+    """
+    train = settings.train
+    mixture = train_mixture(settings, corpus)
+    spec = settings.batch.spec()
+    return make_plan(corpus.lengths, spec, epochs=train.epochs, seed=train.seed, world_size=world_size, mixture=mixture)
 
 
 def write_rejected(output: Path, problems: Sequence[Problem], out: Console) -> None:

@@ -21,7 +21,7 @@ from triptych.callbacks import ConsoleCallback, EpochCallback, RunLogCallback, t
 from triptych.config import RunSettings
 from triptych.data.batch import RowDataset
 from triptych.data.corpus import Corpus
-from triptych.data.plan import Plan, make_plan, sequential_plan
+from triptych.data.plan import Plan, sequential_plan
 from triptych.errors import ConfigError
 from triptych.model import (
     PixelNormalizer,
@@ -31,7 +31,7 @@ from triptych.model import (
     part_sizes,
     set_up_training,
 )
-from triptych.prepare import Prepared, is_main_process, train_mixture
+from triptych.prepare import Prepared, is_main_process, plan_training, rows_per_rank, train_mixture
 from triptych.summary import write_summary
 from triptych.trainer import RowTrainer
 
@@ -120,15 +120,14 @@ def training_arguments(settings: RunSettings, precision: torch.dtype) -> Trainin
         if name in OWNED:
             raise ConfigError(f"train.hf.{name}: use the setting `{OWNED[name]}`")
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if train.rows_per_step % world_size:
-        raise ConfigError(f"train.rows_per_step: {train.rows_per_step} rows do not divide among {world_size} ranks")
+    accumulated = rows_per_rank(settings, world_size)
     has_eval = bool(data.eval)
     arguments: dict[str, Any] = {
         "output_dir": settings.output,
         "num_train_epochs": 1,  # the plan holds all epochs
         "per_device_train_batch_size": 1,
         "per_device_eval_batch_size": 1,
-        "gradient_accumulation_steps": train.rows_per_step // world_size,
+        "gradient_accumulation_steps": accumulated,
         "learning_rate": train.learning_rate,
         "lr_scheduler_type": train.schedule,
         "warmup_steps": train.warmup,
@@ -172,15 +171,7 @@ def training_arguments(settings: RunSettings, precision: torch.dtype) -> Trainin
 def _plan_run(settings: RunSettings, prepared: Prepared, args: TrainingArguments) -> tuple[Plan, dict[str, RowDataset]]:
     corpus = prepared.corpora["train"]
     batch = settings.batch.spec()
-    train = settings.train
-    plan = make_plan(
-        corpus.lengths,
-        batch,
-        epochs=train.epochs,
-        seed=train.seed,
-        world_size=args.world_size,
-        mixture=train_mixture(settings, corpus),
-    )
+    plan = plan_training(settings, corpus, args.world_size)
     filler = prepared.reading.template.filler()
     # Ranks that train the tower together must all run it, also on a row without pictures.
     with_image = args.world_size > 1
