@@ -15,7 +15,7 @@ from triptych import report
 from triptych.config import load
 from triptych.data.batch import build_batch
 from triptych.errors import ConfigError
-from triptych.loss import summed_loss
+from triptych.loss import RowForward
 from triptych.memory import MemoryModel, RowSize
 from triptych.model import PixelNormalizer, load_model, set_up_training
 from triptych.plan import plan
@@ -125,7 +125,7 @@ def test_the_estimate_is_what_the_backward_pass_is_given(run_file: Path, overrid
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = summed_loss(model, batch, PixelNormalizer(prepared.files))
+        loss = RowForward(PixelNormalizer(prepared.files)).summed_loss(model, batch)
     estimate = MemoryModel(model, family, model.config, torch.float32, checkpointing=checkpointing)
     size = RowSize(batch.input_ids.shape[1], len(batch.pixels), len(batch.targets))
     step = estimate.step(size)

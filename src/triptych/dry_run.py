@@ -10,7 +10,8 @@ import torch
 
 from triptych.config import RunSettings
 from triptych.data.batch import Batch
-from triptych.loss import summed_loss
+from triptych.isolation import choose_isolation
+from triptych.loss import RowForward
 from triptych.model import PixelNormalizer, choose_precision, load_model, set_up_training
 from triptych.prepare import Prepared
 
@@ -43,11 +44,12 @@ def run_row(settings: RunSettings, prepared: Prepared, batch: Batch) -> DryRun:
         model.activation_checkpointing_enable({"use_reentrant": False})
     model.to(device).train()  # type: ignore[arg-type]
     normalizer = PixelNormalizer(prepared.files).to(device)
+    forward = RowForward(normalizer, choose_isolation(prepared.files.family, device))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=settings.train.learning_rate)
     began = time.perf_counter()
     moved = batch.to(device)
     with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
-        loss = summed_loss(model, moved, normalizer) / max(1, len(batch.targets))
+        loss = forward.summed_loss(model, moved) / max(1, len(batch.targets))
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     value = loss.item()  # waits for the device

@@ -28,6 +28,8 @@ class Family:
     """Name of the vision tower inside the model; the merger is inside it."""
     merger: tuple[str, ...]
     """Names of the projector's modules inside the model."""
+    recurrent: bool = False
+    """Whether some language layers carry a state from token to token, instead of attending."""
 
 
 # A new family is a row here, keyed by the `model_type` of its config.json.

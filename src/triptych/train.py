@@ -23,6 +23,8 @@ from triptych.data.batch import RowDataset
 from triptych.data.corpus import Corpus
 from triptych.data.plan import Plan, sequential_plan
 from triptych.errors import ConfigError
+from triptych.isolation import Isolation, choose_isolation
+from triptych.loss import RowForward
 from triptych.model import (
     PixelNormalizer,
     ProcessorFiles,
@@ -84,15 +86,19 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
     extra = {"run.yaml": settings.to_yaml(), STATE: json.dumps(identity)}
     processor = ProcessorFiles(prepared.files, prepared.reading.geometry, extra)
     steps = math.ceil(len(plan) / settings.train.rows_per_step)
+    isolation = choose_isolation(family, args.device)
+    _check_sharding(args, isolation)
     if is_main_process():
         _print_start(settings, prepared, model, plan, steps, precision, checkpoint, out)
+        if not isolation.packs:
+            out.print(f"one sample at a time: {isolation.reason}", markup=False)
     trainer = RowTrainer(
         model=model,
         args=args,
         train_dataset=datasets["train"],
         eval_dataset=datasets.get("eval"),
         processing_class=processor,
-        normalizer=PixelNormalizer(prepared.files),
+        forward=RowForward(PixelNormalizer(prepared.files), isolation),
         family=family,
         settings=settings,
         plan=plan,
@@ -154,6 +160,8 @@ def training_arguments(settings: RunSettings, precision: torch.dtype) -> Trainin
         "report_to": "none",  # TensorBoard is added as a callback with a folder of its own
         "disable_tqdm": True,
         "ddp_find_unused_parameters": False,
+        # The model's buffers are constants; ranks may run it a different number of times (see isolation.py).
+        "ddp_broadcast_buffers": False,
     }
     try:
         args = TrainingArguments(**{**arguments, **train.hf})
@@ -181,6 +189,20 @@ def _plan_run(settings: RunSettings, prepared: Prepared, args: TrainingArguments
         eval_plan = sequential_plan(held_out.lengths, batch, world_size=args.world_size)
         datasets["eval"] = RowDataset(held_out, eval_plan, filler, with_image=with_image)
     return plan, datasets
+
+
+def _check_sharding(args: TrainingArguments, isolation: Isolation) -> None:
+    """Ranks that hold shards of each other's weights must run the model equally often.
+
+    Raises:
+        ConfigError: if they would wait for each other forever.
+    """
+    sharded = bool(args.fsdp) or args.deepspeed is not None
+    if sharded and not isolation.packs:
+        raise ConfigError(
+            f"{isolation.reason}, and under FSDP or DeepSpeed a rank cannot run the samples of a row one by one: "
+            "install what is missing, or train without sharding"
+        )
 
 
 def _plan_identity(settings: RunSettings, corpus: Corpus) -> str:

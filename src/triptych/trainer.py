@@ -21,8 +21,8 @@ from triptych.data.plan import Plan
 from triptych.errors import DataError, Problem
 from triptych.family import Family
 from triptych.flops import FlopCounter, device_peak
-from triptych.loss import summed_loss
-from triptych.model import PixelNormalizer, part_of
+from triptych.loss import RowForward
+from triptych.model import part_of
 from triptych.prepare import append_rejected
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class RowTrainer(Trainer):
         self,
         *args: Any,
         model: PreTrainedModel | PeftModel,
-        normalizer: PixelNormalizer,
+        forward: RowForward,
         family: Family,
         settings: RunSettings,
         plan: Plan,
@@ -61,7 +61,8 @@ class RowTrainer(Trainer):
         super().__init__(model, *args, data_collator=only_row, **kwargs)  # type: ignore[misc]
         # The loss is divided by the whole step's supervised tokens here, so Trainer must not divide it again.
         self.loss_is_scaled_for_ga = True
-        self.normalizer = normalizer.to(self.args.device)
+        self.forward = forward
+        self.forward.normalizer.to(self.args.device)
         self.family = family
         self.settings = settings
         self.plan = plan
@@ -99,7 +100,7 @@ class RowTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Summed cross entropy over the supervised tokens of the whole step, all ranks and accumulated rows."""
-        loss = summed_loss(model, inputs["batch"], self.normalizer) / num_items_in_batch
+        loss = self.forward.summed_loss(model, inputs["batch"]) / num_items_in_batch
         # Gradients are averaged over ranks; the sum is wanted.
         return loss * self.args.world_size
 
@@ -116,7 +117,7 @@ class RowTrainer(Trainer):
                 batch: Batch = item["batch"].to(self.args.device)
                 self._settle(batch.problems)
                 with self.accelerator.autocast():
-                    loss = summed_loss(model, batch, self.normalizer)
+                    loss = self.forward.summed_loss(model, batch)
                 totals += torch.stack((loss.double(), loss.new_tensor(len(batch.targets)).double()))
                 samples += len(batch.samples)
                 advance(1)

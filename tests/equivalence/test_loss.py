@@ -14,7 +14,7 @@ from triptych import report
 from triptych.config import load
 from triptych.data.batch import build_batch
 from triptych.data.corpus import Corpus
-from triptych.loss import summed_loss
+from triptych.loss import RowForward
 from triptych.model import PixelNormalizer
 from triptych.prepare import Prepared, prepare
 
@@ -52,7 +52,7 @@ def alone(model: PreTrainedModel, prepared: Prepared, index: int) -> torch.Tenso
 def row(model: PreTrainedModel, prepared: Prepared, indices: list[int], *, with_image: bool = False) -> torch.Tensor:
     filler = prepared.reading.template.filler()
     batch = build_batch(prepared.corpora["train"], indices, filler=filler, with_image=with_image)
-    return summed_loss(model, batch, PixelNormalizer(prepared.files))
+    return RowForward(PixelNormalizer(prepared.files)).summed_loss(model, batch)
 
 
 def gradients(model: PreTrainedModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -131,6 +131,6 @@ def test_an_isolating_mask_is_what_keeps_samples_apart(model: PreTrainedModel, p
     """The test above must be able to fail: with positions that do not restart, samples see each other."""
     batch = build_batch(prepared.corpora["train"], [0, 1, 2], filler=prepared.reading.template.filler())
     batch.position_ids[0, 0] = torch.arange(batch.input_ids.shape[1])
-    leaking = summed_loss(model, batch, PixelNormalizer(prepared.files))
+    leaking = RowForward(PixelNormalizer(prepared.files)).summed_loss(model, batch)
     apart = row(model, prepared, [0, 1, 2])
     assert relative(leaking, apart) > 10 * TOLERANCE

@@ -8,8 +8,9 @@ Three samples of 2, 3 and 1 tokens; row 0 of the position ids is what keeps them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -42,6 +43,10 @@ class Batch:
     """(S,) int64 the tokens to predict there"""
     starts: torch.Tensor
     """(B + 1,) int32 where each sample starts, and T"""
+    longest: int
+    """Tokens of its longest sample"""
+    images_per_sample: tuple[int, ...]
+    """(B,) how many of the N images each sample holds"""
     samples: tuple[int, ...]
     """Index of each sample in the corpus; a filler has none."""
     problems: tuple[Problem, ...]
@@ -54,6 +59,30 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The same row in page-locked memory; the data loader calls this."""
         return self._map(torch.Tensor.pin_memory)
+
+    def alone(self) -> Iterator[Batch]:
+        """Each sample of the row as a row of its own, in order: for models that cannot keep samples apart."""
+        starts = self.starts.tolist()
+        patches = self.image_grid_thw.prod(-1).tolist()
+        image, pixel = 0, 0
+        for number, (start, end) in enumerate(pairwise(starts)):
+            images = self.images_per_sample[number]
+            pixels = sum(patches[image : image + images])
+            kept = (self.keep >= start) & (self.keep < end)
+            yield Batch(
+                input_ids=self.input_ids[:, start:end],
+                position_ids=self.position_ids[..., start:end],
+                pixels=self.pixels[pixel : pixel + pixels],
+                image_grid_thw=self.image_grid_thw[image : image + images],
+                keep=self.keep[kept] - start,
+                targets=self.targets[kept],
+                starts=self.starts[number : number + 2] - start,
+                longest=end - start,
+                images_per_sample=(images,),
+                samples=self.samples[number : number + 1],  # none for a filler, which comes last
+                problems=(),
+            )
+            image, pixel = image + images, pixel + pixels
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         values = {name: getattr(self, name) for name in self.__slots__}
@@ -119,6 +148,8 @@ def _join(
         keep=torch.from_numpy(targets - 1),
         targets=torch.from_numpy(ids[targets]),
         starts=torch.from_numpy(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)),
+        longest=max(lengths),
+        images_per_sample=tuple(len(layout.grids) for layout in layouts),
         samples=samples,
         problems=problems,
     )
