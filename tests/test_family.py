@@ -36,7 +36,7 @@ def test_the_small_files_are_enough(folder: Path) -> None:
     assert (geometry.patch_size, geometry.merge_size, geometry.temporal_patch_size) == (14, 2, 2)
     assert (geometry.min_pixels, geometry.max_pixels) == (56 * 56, 28 * 28 * 1280)
     assert files.image_mean == pytest.approx((0.481, 0.458, 0.408), abs=1e-3)
-    assert files.template().default_system == "You are a helpful assistant."
+    assert files.template().style.default_system == "You are a helpful assistant."
 
 
 def test_pixel_limits_are_found_wherever_a_release_keeps_them(folder: Path) -> None:
@@ -50,11 +50,11 @@ def test_pixel_limits_are_found_wherever_a_release_keeps_them(folder: Path) -> N
     assert read_model_files(str(folder)).geometry == geometry
 
 
-def test_the_tokenizer_hash_follows_its_content(folder: Path) -> None:
-    before = read_model_files(str(folder)).tokenizer_hash()
-    assert read_model_files(str(folder)).tokenizer_hash() == before
+def test_the_text_hash_follows_its_content(folder: Path) -> None:
+    before = read_model_files(str(folder)).text_hash()
+    assert read_model_files(str(folder)).text_hash() == before
     (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + "\n")
-    assert read_model_files(str(folder)).tokenizer_hash() != before
+    assert read_model_files(str(folder)).text_hash() != before
 
 
 @pytest.mark.parametrize("name", SMALL_FILES)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+import families
+
 WORDS = (
     "Compare the left picture with the right one.",
     "Which digit is larger?",
@@ -24,13 +26,24 @@ WORDS = (
 ANSWERS = ("The first.", "Both are equal.", "第二张图更大。", "No, it is a dog.", "yes")
 
 
-def write_model(folder: Path, *, seed: int = 0, min_pixels: int = 56 * 56, max_pixels: int = 28 * 28 * 1280) -> Path:
-    """A random two-tower Qwen2-VL of under a million parameters as a plain model folder."""
-    from triptych.quickstart.tiny import IMAGE_PROCESSOR, write_tiny_model
+def write_model(
+    folder: Path,
+    *,
+    family: str = "qwen2_vl",
+    seed: int = 0,
+    min_pixels: int = 56 * 56,
+    max_pixels: int = 28 * 28 * 1280,
+    chat_template: str | None = None,
+) -> Path:
+    """A random two-tower model of under a million parameters as a plain model folder; see ``families.py``."""
+    texts, limits = [" ".join(WORDS)] * 20, {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    if family == "qwen2_vl":
+        from triptych.quickstart.tiny import IMAGE_PROCESSOR, write_tiny_model
 
-    write_tiny_model(folder, [" ".join(WORDS)] * 20, seed)
-    processor = {**IMAGE_PROCESSOR, "size": {"shortest_edge": min_pixels, "longest_edge": max_pixels}}
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+        write_tiny_model(folder, texts, seed)
+        (folder / "preprocessor_config.json").write_text(json.dumps({**IMAGE_PROCESSOR, "size": limits}))
+    else:
+        families.write_family(folder, family, texts, seed=seed, limits=limits, template=chat_template)
     return folder
 
 

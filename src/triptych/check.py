@@ -100,4 +100,4 @@ def _what_to_check(
     settings = config.load(run_files[0], overrides)
     files = read_model_files(settings.model.path)
     splits = {f"data.{split}": settings.sources(split) for split in SPLITS if settings.sources(split)}
-    return splits, make_reading(files, settings), files.tokenizer_hash()
+    return splits, make_reading(files, settings), files.text_hash()

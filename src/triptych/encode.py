@@ -52,7 +52,7 @@ def encode(
     source = Source(tuple(data), media_dir, allow_remote=allow_remote)
     _refuse_to_overwrite(source.files(), [path for path in (out, pixels) if path is not None])
     with report.watching("encoding", report.console()) as progress:
-        corpus, census = load_or_build([source], reading, files.tokenizer_hash(), cache_folder(), None, progress)
+        corpus, census = load_or_build([source], reading, files.text_hash(), cache_folder(), None, progress)
     rejected = list(census.problems)
     for problem in rejected:
         print(problem, file=sys.stderr)

@@ -19,7 +19,7 @@ from triptych.data.corpus import Corpus
 from triptych.data.layout import lay_out
 from triptych.data.template import Template
 from triptych.errors import DataError, Problem
-from triptych.generate import Prompt, answer
+from triptych.generate import Answer, Prompt, answer
 from triptych.model import PixelNormalizer, choose_precision, load_trained
 from triptych.page import write_page
 from triptych.prepare import Prepared
@@ -38,7 +38,7 @@ class Prediction:
     reference: str
     prediction: str
     match: bool
-    """Whether both are the same text, white space at the ends aside."""
+    """Whether both are the same text, thinking and white space at the ends aside."""
     finished: bool
     """False if the model was cut off at ``eval.max_new_tokens``."""
 
@@ -133,24 +133,23 @@ def predict(settings: RunSettings, prepared: Prepared, model: PreTrainedModel, o
                 limit = settings.eval.max_new_tokens
                 answers = answer(model, prompts, template, normalizer, max_new_tokens=limit)
                 for prompt, written in zip(prompts, answers, strict=True):
-                    text = template.decode(written.ids)
-                    found[prompt.index] = _prediction(corpus, template, prompt.index, text, written.finished)
+                    found[prompt.index] = _prediction(corpus, template, prompt.index, written)
             advance(len(items))
     return [found[index] for index in sorted(found)]
 
 
-def _prediction(corpus: Corpus, template: Template, index: int, text: str, finished: bool) -> Prediction:
+def _prediction(corpus: Corpus, template: Template, index: int, written: Answer) -> Prediction:
     prompt, recorded = template.split_answer(corpus.encoded(index))
-    reference = template.decode(recorded.tolist())
+    reference = recorded.tolist()
     return Prediction(
         origin=str(corpus.origin(index)),
         task=corpus.task(index),
         prompt=template.readable(prompt),
         images=[image.name for image in corpus.images(index)],
-        reference=reference,
-        prediction=text,
-        match=text.strip() == reference.strip(),
-        finished=finished,
+        reference=template.decode(reference),
+        prediction=template.decode(written.ids),
+        match=template.final_text(written.ids).strip() == template.final_text(reference).strip(),
+        finished=written.finished,
     )
 
 

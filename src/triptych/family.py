@@ -8,40 +8,45 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from triptych.data.chat_style import ChatStyle, ChatTemplate, read_chat_template
 from triptych.data.geometry import Geometry
 from triptych.data.template import Template
 from triptych.errors import ModelError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """What Triptych must know of a family beyond what its config files say."""
 
     name: str
-    default_system: str | None
-    """System prompt that the released chat template inserts where there is none."""
-    image_processor: str
-    """Class of transformers that cuts this family's pictures, as its ``preprocessor_config.json`` names it."""
-    processor: str
-    """Class of transformers that joins tokenizer and image processor."""
-    vision: str
+    style: ChatStyle
+    """What the released chat template does; used where a model folder holds no template of its own."""
+    vision: str = "model.visual"
     """Name of the vision tower inside the model; the merger is inside it."""
-    merger: tuple[str, ...]
+    merger: tuple[str, ...] = ("model.visual.merger",)
     """Names of the projector's modules inside the model."""
     recurrent: bool = False
     """Whether some language layers carry a state from token to token, instead of attending."""
 
 
+# The mergers of inner tower layers, whose outputs go into the first language layers, beside the last one.
+DEEPSTACK = ("model.visual.merger", "model.visual.deepstack_merger_list")
+THINKING = ChatStyle(thinking="last", skips_thinking=True, thinks_by_default=True, trims=True)
+
 # A new family is a row here, keyed by the `model_type` of its config.json.
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(
         name="Qwen2-VL",
-        default_system="You are a helpful assistant.",
-        image_processor="Qwen2VLImageProcessor",
-        processor="Qwen2VLProcessor",
-        vision="model.visual",
-        merger=("model.visual.merger",),
+        style=ChatStyle(default_system="You are a helpful assistant."),
     ),
+    "qwen2_5_vl": Family(
+        name="Qwen2.5-VL",
+        style=ChatStyle(default_system="You are a helpful assistant."),
+    ),
+    "qwen3_vl": Family(name="Qwen3-VL", style=ChatStyle(), merger=DEEPSTACK),
+    "qwen3_vl_moe": Family(name="Qwen3-VL-MoE", style=ChatStyle(), merger=DEEPSTACK),
+    "qwen3_5": Family(name="Qwen3.5", style=THINKING, recurrent=True),
+    "qwen3_5_moe": Family(name="Qwen3.5-MoE", style=THINKING, recurrent=True),
 }
 
 
@@ -57,13 +62,30 @@ class ModelFiles:
     image_std: tuple[float, float, float]
     config: dict[str, Any]
     """Content of ``config.json``."""
+    chat_template: ChatTemplate | None
+    """None where the folder has none; then the family's released style is used."""
+
+    @property
+    def style(self) -> ChatStyle:
+        """What its chat template does."""
+        return self.family.style if self.chat_template is None else self.chat_template.style()
 
     def template(self) -> Template:
-        return Template.from_file(self.folder / "tokenizer.json", self.family.default_system)
+        """How it renders and tokenizes conversations.
 
-    def tokenizer_hash(self) -> str:
-        """Names the tokenizer in keys of indexes."""
-        return hashlib.sha256((self.folder / "tokenizer.json").read_bytes()).hexdigest()
+        Raises:
+            ModelError: if the tokenizer cannot be used, or its chat template does what Triptych cannot.
+        """
+        template = Template.from_file(self.folder / "tokenizer.json", self.style)
+        if self.chat_template is not None:
+            template.verify(self.chat_template)
+        return template
+
+    def text_hash(self) -> str:
+        """Names, in keys of indexes, what decides about ids: the tokenizer and the style of the chat template."""
+        digest = hashlib.sha256((self.folder / "tokenizer.json").read_bytes())
+        digest.update(repr(self.style).encode())
+        return digest.hexdigest()
 
 
 def read_model_files(path: str) -> ModelFiles:
@@ -96,7 +118,16 @@ def read_model_files(path: str) -> ModelFiles:
         mean, std = tuple(processor["image_mean"]), tuple(processor["image_std"])
     except KeyError as error:
         raise ModelError(f"{path}: no {error} in its config files; it is not a complete model folder") from error
-    return ModelFiles(folder, FAMILIES[model_type], geometry, mean, std, config)
+    chat = read_chat_template(folder)
+    return ModelFiles(
+        folder=folder,
+        family=FAMILIES[model_type],
+        geometry=geometry,
+        image_mean=mean,
+        image_std=std,
+        config=config,
+        chat_template=None if chat is None else ChatTemplate(chat, path),
+    )
 
 
 def _local_folder(path: str) -> Path:

@@ -77,7 +77,7 @@ def prepare(settings: RunSettings, splits: Sequence[Split], out: Console, engine
             continue
         with report.watching(f"data.{split}", out) as progress:
             corpora[split], census[split] = load_or_build(
-                sources, reading, files.tokenizer_hash(), cache_folder(), engine, progress
+                sources, reading, files.text_hash(), cache_folder(), engine, progress
             )
     problems = [problem for found in census.values() for problem in found.problems]
     if problems and settings.data.on_error == "stop":

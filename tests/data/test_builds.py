@@ -42,7 +42,7 @@ if __name__ == "__main__":  # its workers import only what they need
     reading = Reading(files.template(), files.geometry, Budget(max_tokens=400))
     engine = LocalEngine(int(workers), patience=0)
     print("begin", flush=True)
-    _, census = load_or_build([Source(tuple(data))], reading, files.tokenizer_hash(), Path(cache), engine)
+    _, census = load_or_build([Source(tuple(data))], reading, files.text_hash(), Path(cache), engine)
     print(json.dumps(asdict(census)), flush=True)
 """
 

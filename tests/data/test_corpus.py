@@ -44,7 +44,7 @@ def run(tmp_path: Path, model_dir: Path) -> Run:
     rewrite(data, lambda records: records.extend(more))
     files = read_model_files(str(model_dir))
     reading = Reading(files.template(), files.geometry, Budget(max_tokens=200))
-    return Run(Source(str(data)), reading, files.tokenizer_hash(), tmp_path / "index")
+    return Run(Source(str(data)), reading, files.text_hash(), tmp_path / "index")
 
 
 @pytest.fixture

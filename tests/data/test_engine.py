@@ -158,7 +158,7 @@ def built(data: Path, model_dir: Path, cache: Path, engine: Engine) -> tuple[Cen
     files = read_model_files(str(model_dir))
     reading = Reading(files.template(), files.geometry, Budget(max_tokens=200))
     source = Source((str(data / "train.json"), str(data / "lines.jsonl")))
-    _, census = load_or_build([source], reading, files.tokenizer_hash(), cache, engine)
+    _, census = load_or_build([source], reading, files.text_hash(), cache, engine)
     arrow = {str(path.relative_to(cache)): path.read_bytes() for path in cache.glob("*/**/*.arrow")}
     return census, {name: hashlib.sha256(content).hexdigest() for name, content in arrow.items()}
 

@@ -98,7 +98,7 @@ class Job:
 def job(sources: list[Source], model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     monkeypatch.setattr(json_files, "SHARD_BYTES", 3000)
     files = read_model_files(str(model_dir))
-    return Job(sources, Reading(files.template(), files.geometry, Budget(max_tokens=60)), files.tokenizer_hash())
+    return Job(sources, Reading(files.template(), files.geometry, Budget(max_tokens=60)), files.text_hash())
 
 
 def content(cache: Path) -> dict[str, Any]:

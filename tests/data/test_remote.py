@@ -158,7 +158,7 @@ class Job:
 @pytest.fixture
 def job(model_dir: Path, tmp_path: Path) -> Job:
     files = read_model_files(str(model_dir))
-    return Job(Reading(files.template(), files.geometry, Budget(max_tokens=200)), files.tokenizer_hash(), tmp_path)
+    return Job(Reading(files.template(), files.geometry, Budget(max_tokens=200)), files.text_hash(), tmp_path)
 
 
 def records(prefix: str = "") -> list[Any]:

@@ -10,10 +10,12 @@ import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 import tiny
+from families import FAMILIES
 from triptych import report
 from triptych.config import load
 from triptych.data.batch import build_batch
 from triptych.data.corpus import Corpus
+from triptych.isolation import PACKED, Isolation, choose_isolation
 from triptych.loss import RowForward
 from triptych.model import PixelNormalizer
 from triptych.prepare import Prepared, prepare
@@ -22,16 +24,22 @@ TOLERANCE = 1e-5
 """Relative, float32."""
 
 
-@pytest.fixture(scope="module")
-def prepared(small_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+@pytest.fixture(scope="module", params=FAMILIES)
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("loss")
+    model = tiny.write_model(folder / "model", family=request.param, max_pixels=96 * 96)
     data = tiny.write_dataset(folder, 16, seed=3)
-    return prepare(load(tiny.write_run(folder, small_model_dir, data)), ("train",), report.console())
+    return prepare(load(tiny.write_run(folder, model, data)), ("train",), report.console())
 
 
 @pytest.fixture(scope="module")
-def model(small_model_dir: Path) -> PreTrainedModel:
-    return AutoModelForImageTextToText.from_pretrained(small_model_dir)
+def model(prepared: Prepared) -> PreTrainedModel:
+    return AutoModelForImageTextToText.from_pretrained(prepared.files.folder)
+
+
+def forward(prepared: Prepared) -> RowForward:
+    """As training takes it on this device: a family that cannot be packed here goes sample by sample."""
+    return RowForward(PixelNormalizer(prepared.files), choose_isolation(prepared.files.family, torch.device("cpu")))
 
 
 def alone(model: PreTrainedModel, prepared: Prepared, index: int) -> torch.Tensor:
@@ -52,7 +60,7 @@ def alone(model: PreTrainedModel, prepared: Prepared, index: int) -> torch.Tenso
 def row(model: PreTrainedModel, prepared: Prepared, indices: list[int], *, with_image: bool = False) -> torch.Tensor:
     filler = prepared.reading.template.filler()
     batch = build_batch(prepared.corpora["train"], indices, filler=filler, with_image=with_image)
-    return RowForward(PixelNormalizer(prepared.files)).summed_loss(model, batch)
+    return forward(prepared).summed_loss(model, batch)
 
 
 def gradients(model: PreTrainedModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -131,6 +139,19 @@ def test_an_isolating_mask_is_what_keeps_samples_apart(model: PreTrainedModel, p
     """The test above must be able to fail: with positions that do not restart, samples see each other."""
     batch = build_batch(prepared.corpora["train"], [0, 1, 2], filler=prepared.reading.template.filler())
     batch.position_ids[0, 0] = torch.arange(batch.input_ids.shape[1])
-    leaking = RowForward(PixelNormalizer(prepared.files)).summed_loss(model, batch)
+    leaking = RowForward(PixelNormalizer(prepared.files), PACKED).summed_loss(model, batch)
     apart = row(model, prepared, [0, 1, 2])
     assert relative(leaking, apart) > 10 * TOLERANCE
+
+
+def test_a_recurrent_family_would_leak_if_its_rows_were_packed_here(model: PreTrainedModel, prepared: Prepared) -> None:
+    if not prepared.files.family.recurrent:
+        assert forward(prepared).isolation is PACKED
+        return
+    batch = build_batch(prepared.corpora["train"], [0, 1, 2], filler=prepared.reading.template.filler())
+    normalizer = PixelNormalizer(prepared.files)
+    leaking = RowForward(normalizer, PACKED).summed_loss(model, batch)
+    assert relative(leaking, row(model, prepared, [0, 1, 2])) > 100 * TOLERANCE, "the positions alone are not enough"
+    with pytest.raises(ValueError, match="can't keep packed sequences apart"):
+        RowForward(normalizer, Isolation(packs=True, recurrent=True)).summed_loss(model, batch)
+    assert "CUDA" in forward(prepared).isolation.reason

@@ -179,7 +179,7 @@ def _part_key(source: Source, path: str, template: Template | None, identity: st
     described = [
         FORMAT,
         identity,
-        template is not None and template.default_system,
+        template is not None and repr(template.style),
         _canonical(path),
         storage.stamp(path),
         _canonical(root),

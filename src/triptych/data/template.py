@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from triptych.data.chat_style import PROBES, THINK_END, THINK_START, ChatStyle, ChatTemplate, Probe
 from triptych.data.conversation import Conversation, Turn
-from triptych.errors import ModelError
+from triptych.data.records import ImageRef
+from triptych.errors import ModelError, Origin
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 VISION_START, IMAGE_PAD, VISION_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
@@ -74,13 +76,16 @@ class Template:
     header, so that training sees the ids that generation would produce after the prompt ``<|im_start|>assistant\\n``;
     a user's content is tokenized together with its header, since that is how a prompt is tokenized. Strings of the
     data never become special tokens.
+
+    Where the style has thinking blocks, what a prompt would hold of them is no target: the opening, and the whole of
+    an empty block where a prompt may close it at once.
     """
 
-    def __init__(self, tokenizer: Tokenizer, default_system: str | None) -> None:
+    def __init__(self, tokenizer: Tokenizer, style: ChatStyle) -> None:
         """
         Args:
             tokenizer: the model's tokenizer; it is set to read special-token text as plain text.
-            default_system: system prompt that the family inserts where a conversation has none; None for none.
+            style: what the model's chat template does beyond plain ChatML.
 
         Raises:
             ModelError: if the tokenizer lacks one of the markup tokens.
@@ -89,7 +94,7 @@ class Template:
         self.tokenizer.encode_special_tokens = True
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        self.default_system = default_system
+        self.style = style
         self.turn_start, self.turn_end, self.vision_start, self.image_pad, self.vision_end = (
             self._special(token) for token in (TURN_START, TURN_END, VISION_START, IMAGE_PAD, VISION_END)
         )
@@ -98,9 +103,16 @@ class Template:
         self._turn_header = [self.turn_start]
         self._turn_footer = [self.turn_end, *self._newline]
         self._picture = [self.vision_start, self.image_pad, self.vision_end]
+        self._think_open: list[int] = []
+        self._think_skipped: list[int] = []
+        if style.thinking != "none":
+            start, end, gap = self._special(THINK_START), self._special(THINK_END), self._encode("\n\n")
+            self._think_open = [start, *self._newline]
+            self._think_close = [end, *gap]
+            self._think_skipped = [start, *gap, end, *gap]
 
     @classmethod
-    def from_file(cls, path: Path, default_system: str | None) -> Template:
+    def from_file(cls, path: Path, style: ChatStyle) -> Template:
         """Load ``tokenizer.json``.
 
         Raises:
@@ -110,10 +122,10 @@ class Template:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception for any defect of the file
             raise ModelError(f"cannot read the tokenizer {path}: {error}") from error
-        return cls(tokenizer, default_system)
+        return cls(tokenizer, style)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self.tokenizer.to_str(), self.default_system)
+        return _restore, (self.tokenizer.to_str(), self.style)
 
     def encode(self, conversation: Conversation) -> Encoded:
         """Tokenize a whole conversation, answers included."""
@@ -122,9 +134,25 @@ class Template:
     def encode_all(self, conversations: Sequence[Conversation]) -> EncodedMany:
         """Tokenize many conversations in one call of the tokenizer; a text that comes again is tokenized once."""
         texts: dict[str, int] = {}
-        rendered = [self._render(self._with_system(conversation.turns), texts) for conversation in conversations]
+        rendered = [self._render(conversation.turns, texts) for conversation in conversations]
         encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return _assemble(rendered, [encoding.ids for encoding in encodings])
+
+    def encode_prompt(self, conversation: Conversation, *, thinking: bool | None = None) -> Encoded:
+        """Tokenize a conversation that ends with a question, and the header of the answer to come.
+
+        Args:
+            conversation: what was said so far.
+            thinking: whether the answer is to begin with a thinking block, where the style leaves a choice; None for
+                what its template does by itself.
+        """
+        encoded = self.encode(conversation)
+        opens = self.style.thinks_by_default if thinking is None else thinking
+        header = list(self._answer_header)
+        if self.style.thinking != "none":
+            header += self._think_open if opens or not self.style.skips_thinking else self._think_skipped
+        ids = np.concatenate((encoded.ids, np.array(header, np.int32)))
+        return Encoded(ids, np.zeros(len(ids), np.bool_), encoded.slots)
 
     def split_answer(self, encoded: Encoded) -> tuple[Encoded, NDArray[np.int32]]:
         """Cut a conversation at its last answer.
@@ -134,6 +162,10 @@ class Template:
             answer without its end mark.
         """
         start = int(np.flatnonzero(encoded.ids == self.turn_start)[-1]) + len(self._answer_header)
+        for opening in (self._think_skipped if self.style.skips_thinking else [], self._think_open):
+            if opening and encoded.ids[start : start + len(opening)].tolist() == opening:
+                start += len(opening)
+                break
         prompt = Encoded(encoded.ids[:start], encoded.supervised[:start], encoded.slots[encoded.slots < start])
         answer = encoded.ids[start:]
         return prompt, answer[: int(np.flatnonzero(answer == self.turn_end)[0])] if self.turn_end in answer else answer
@@ -161,38 +193,80 @@ class Template:
                     text += f"[picture {pictures}]"
                 text += self.decode(piece.tolist())
             role, _, content = text.partition("\n")
-            if content.strip() and not (role == "system" and content.strip() == self.default_system):
+            if self.style.thinking != "none":  # what a prompt holds of a thinking block
+                content = content.replace(f"{THINK_START}\n\n{THINK_END}", "").removesuffix(f"{THINK_START}\n")
+            if content.strip() and not (role == "system" and content.strip() == self.style.default_system):
                 lines.append(f"{role}: {content.strip()}")
         return "\n".join(lines)
 
-    def _with_system(self, turns: Sequence[Turn]) -> list[Turn]:
-        if self.default_system is None or (turns and turns[0].role == "system"):
-            return list(turns)
-        return [Turn("system", (self.default_system,), False), *turns]
+    def final_text(self, ids: Sequence[int]) -> str:
+        """Text of an answer's ids behind its thinking, special tokens left out."""
+        return self.decode(ids).rpartition(THINK_END)[2] if self.style.thinking != "none" else self.decode(ids)
+
+    def verify(self, released: ChatTemplate) -> None:
+        """Compare with the model's own chat template on the probe conversations.
+
+        Raises:
+            ModelError: where they differ.
+        """
+        for probe in PROBES:
+            _compare(released.name, self._text(self.encode(_conversation(probe))), released.render(probe))
+        for thinking in (None, False):
+            options = {} if thinking is None else {"enable_thinking": thinking}
+            question = PROBES[0][:1]
+            ours = self.encode_prompt(_conversation(question), thinking=thinking)
+            _compare(released.name, self._text(ours), released.render(question, prompt=True, **options))
+
+    def _text(self, encoded: Encoded) -> str:
+        return str(self.tokenizer.decode(encoded.ids.tolist(), skip_special_tokens=False))
 
     def _render(self, turns: Sequence[Turn], texts: dict[str, int]) -> list[_Segment]:
         """Pieces of a conversation; its texts are added to ``texts``, numbered in order."""
         segments: list[_Segment] = []
-        for turn in turns:
-            parts: Sequence[str | int] = turn.parts
+
+        def text(content: str, target: bool = False) -> None:
+            if content:
+                segments.append((None, texts.setdefault(content, len(texts)), target, False))
+
+        last_question = max((number for number, turn in enumerate(turns) if turn.role == "user"), default=-1)
+        if self.style.default_system is not None and not (turns and turns[0].role == "system"):
+            segments.append((self._turn_header, 0, False, False))
+            text(f"system\n{self.style.default_system}")
+            segments.append((self._turn_footer, 0, False, False))
+        for number, turn in enumerate(turns):
+            parts: Sequence[str | int] = _trimmed(turn.parts) if self.style.trims else turn.parts
             target = turn.supervised
             if turn.role == "assistant":
                 segments.append((self._answer_header, 0, False, False))
+                if self.style.thinking != "none":
+                    thought, parts = _split_thinking(parts)
+                    if self.style.thinking == "all" or number > last_question:
+                        self._render_thinking(thought, target, segments, text)
             else:
                 segments.append((self._turn_header, 0, False, False))
                 header = f"{turn.role}\n"
                 if parts and isinstance(parts[0], str):
                     header += parts[0]
                     parts = parts[1:]
-                segments.append((None, texts.setdefault(header, len(texts)), False, False))
+                text(header)
             for part in parts:
                 if isinstance(part, str):
-                    segments.append((None, texts.setdefault(part, len(texts)), target, False))
+                    text(part, target)
                 else:
                     # A picture inside an answer is context, never a target: no model of the family draws.
                     segments.append((self._picture, 0, False, True))
             segments.append((self._turn_footer, 0, target, False))
         return segments
+
+    def _render_thinking(
+        self, thought: str, target: bool, segments: list[_Segment], text: Callable[[str, bool], None]
+    ) -> None:
+        if not thought and self.style.skips_thinking:
+            segments.append((self._think_skipped, 0, False, False))
+            return
+        segments.append((self._think_open, 0, False, False))
+        text(f"{thought}\n", target)
+        segments.append((self._think_close, 0, target, False))
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -238,5 +312,58 @@ def _assemble(rendered: Sequence[Sequence[_Segment]], texts: Sequence[list[int]]
     )
 
 
-def _restore(tokenizer: str, default_system: str | None) -> Template:
-    return Template(Tokenizer.from_str(tokenizer), default_system)
+def _trimmed(parts: Sequence[str | int]) -> list[str | int]:
+    """A message without the white space at its ends."""
+    kept = list(parts)
+    for end, strip in ((0, str.lstrip), (-1, str.rstrip)):
+        if kept and isinstance(kept[end], str):
+            text = strip(str(kept[end]))
+            kept[end : end + 1 or None] = [text] if text else []
+    return kept
+
+
+def _split_thinking(parts: Sequence[str | int]) -> tuple[str, Sequence[str | int]]:
+    """An answer's thinking, and what follows it, as the chat templates cut at ``</think>``.
+
+    An answer that shows a picture before that mark is left whole: no picture is lost.
+    """
+    marked = [number for number, part in enumerate(parts) if isinstance(part, str) and THINK_END in part]
+    if not marked or any(isinstance(part, int) for part in parts[: marked[-1]]):
+        return "", parts
+    before = "".join(str(part) for part in parts[: marked[-1] + 1])
+    thought = before.split(THINK_END)[0].rstrip("\n").split(THINK_START)[-1].lstrip("\n").strip()
+    rest = before.split(THINK_END)[-1].lstrip("\n")
+    return thought, [*([rest] if rest else []), *parts[marked[-1] + 1 :]]
+
+
+def _conversation(probe: Probe) -> Conversation:
+    turns: list[Turn] = []
+    pictures = 0
+    for role, text in probe:
+        parts: list[str | int] = []
+        for number, piece in enumerate(text.split("<image>")):
+            if number:
+                parts.append(pictures)
+                pictures += 1
+            if piece:
+                parts.append(piece)
+        turns.append(Turn(role, tuple(parts), role == "assistant"))  # type: ignore[arg-type]
+    return Conversation(tuple(turns), (ImageRef("probe"),) * pictures, Origin("probe", 1))
+
+
+def _compare(name: str, ours: str, theirs: str) -> None:
+    if ours == theirs:
+        return
+    same = next(
+        (number for number, (left, right) in enumerate(zip(ours, theirs, strict=False)) if left != right),
+        min(len(ours), len(theirs)),
+    )
+    raise ModelError(
+        f"{name}: this chat template renders a conversation in a way that Triptych cannot: after "
+        f"{theirs[max(0, same - 40) : same]!r} it goes on with {theirs[same : same + 40]!r}, Triptych with "
+        f"{ours[same : same + 40]!r}; use the template that the model was released with"
+    )
+
+
+def _restore(tokenizer: str, style: ChatStyle) -> Template:
+    return Template(Tokenizer.from_str(tokenizer), style)

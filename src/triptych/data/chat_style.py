@@ -1,0 +1,175 @@
+"""What a model's chat template does beyond plain ChatML, found out by rendering it, not by its name.
+
+Models of one family come with different templates (Qwen3-VL Instruct and Thinking share their ``model_type``), and
+people change them. So the few properties in which they differ are read off rendered probe conversations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from triptych.errors import ModelError
+
+if TYPE_CHECKING:
+    from jinja2 import Template as JinjaTemplate
+
+THINK_START, THINK_END = "<think>", "</think>"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatStyle:
+    """How a template renders a conversation, where templates of the field differ."""
+
+    default_system: str | None = None
+    """System prompt that is inserted where a conversation has none."""
+    thinking: Literal["none", "last", "all"] = "none"
+    """Which answers carry a thinking block: none, those behind the last question, or all; others lose theirs."""
+    skips_thinking: bool = False
+    """Whether a prompt may close the block at once (``enable_thinking=False``), so that no thinking is generated."""
+    thinks_by_default: bool = False
+    """Whether a prompt opens the block unless told otherwise."""
+    trims: bool = False
+    """Whether white space around a message is dropped."""
+
+
+Probe = Sequence[tuple[str, str]]
+
+# "<image>" stands for a picture. White space at the ends tells whether it is kept; two answers, which of them thinks.
+PROBES: tuple[Probe, ...] = (
+    (("user", "<image>One"), ("assistant", "Two")),
+    (
+        ("system", " Be\n"),
+        ("user", " Three\n<image> and <image>four "),
+        ("assistant", "Five "),
+        ("user", "<image>Six"),
+        ("assistant", "Seven"),
+    ),
+    (
+        ("user", "Eight"),
+        ("assistant", f"{THINK_START}\nNine\n{THINK_END}\n\nTen"),
+        ("user", "Eleven"),
+        ("assistant", f"{THINK_START}\nTwelve\n{THINK_END}\n\nThirteen"),
+    ),
+)
+
+
+def read_chat_template(folder: Path) -> str | None:
+    """The chat template of a model folder, wherever its version of transformers keeps it; None if it has none.
+
+    Raises:
+        ModelError: if a file that should hold it cannot be read.
+    """
+    path = folder / "chat_template.jinja"
+    try:
+        if path.exists():
+            return path.read_text(encoding="utf-8")
+        for name in ("chat_template.json", "tokenizer_config.json"):
+            path = folder / name
+            if path.exists():
+                found = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
+                if isinstance(found, list):  # several templates by name
+                    found = {item["name"]: item["template"] for item in found}.get("default")
+                if found is not None:
+                    return str(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"cannot read the chat template in {path}: {error}") from error
+    return None
+
+
+class ChatTemplate:
+    """A chat template in Jinja, rendered as transformers renders it."""
+
+    def __init__(self, source: str, name: str) -> None:
+        """
+        Args:
+            source: the template.
+            name: where it is from; for messages.
+
+        Raises:
+            ModelError: if it is not valid.
+        """
+        self.name = name
+        self._template = _compile(source, name)
+
+    def render(self, probe: Probe, *, prompt: bool = False, **options: Any) -> str:
+        """A conversation as text; with ``prompt``, up to and including the header of the answer to come.
+
+        Raises:
+            ModelError: if the template refuses it.
+        """
+        from jinja2 import TemplateError
+
+        messages = [{"role": role, "content": _content(text)} for role, text in probe]
+        try:
+            return self._template.render(messages=messages, add_generation_prompt=prompt, **options)
+        except TemplateError as error:
+            raise ModelError(f"{self.name}: the chat template refuses a plain conversation: {error}") from error
+
+    def style(self) -> ChatStyle:
+        """The properties in which it differs from plain ChatML.
+
+        Raises:
+            ModelError: if it refuses a plain conversation.
+        """
+        question = PROBES[0][:1]
+        opened, closed = f"{THINK_START}\n", f"{THINK_START}\n\n{THINK_END}\n\n"
+        prompt = self.render(question, prompt=True)
+        never = self.render(question, prompt=True, enable_thinking=False)
+        thoughts = self.render(PROBES[2]).count(THINK_START)
+        thinks = self.render(PROBES[0]).count(THINK_START) > 0  # a block even where the answer has none
+        head, turn, _ = self.render(question).partition("<|im_start|>user\n")
+        system = head.removeprefix("<|im_start|>system\n").removesuffix("<|im_end|>\n") if turn and head else None
+        return ChatStyle(
+            default_system=system,
+            thinking=("none" if not thinks else "last" if thoughts == 1 else "all"),
+            skips_thinking=never.endswith(closed),
+            thinks_by_default=prompt.endswith(opened),
+            trims=" Be\n" not in self.render(PROBES[1]),
+        )
+
+
+def _content(text: str) -> str | list[dict[str, str]]:
+    pieces = text.split("<image>")
+    if len(pieces) == 1:
+        return text
+    parts: list[dict[str, str]] = []
+    for number, piece in enumerate(pieces):
+        if number:
+            parts.append({"type": "image"})
+        if piece:
+            parts.append({"type": "text", "text": piece})
+    return parts
+
+
+def _compile(source: str, name: str) -> JinjaTemplate:
+    from jinja2 import TemplateError
+    from jinja2.exceptions import TemplateError as Refused
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.nodes import Node
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """``{% generation %}``: marks answers for training elsewhere; what it holds is rendered as it is."""
+
+        tags = {"generation"}
+
+        def parse(self, parser: Parser) -> list[Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def raise_exception(message: str) -> None:
+        raise Refused(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.globals["raise_exception"] = raise_exception
+    try:
+        return environment.from_string(source)
+    except TemplateError as error:
+        raise ModelError(f"{name}: the chat template is not valid: {error}") from error
