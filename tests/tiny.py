@@ -34,9 +34,14 @@ def write_model(
     min_pixels: int = 56 * 56,
     max_pixels: int = 28 * 28 * 1280,
     chat_template: str | None = None,
+    texts: Sequence[str] = (),
 ) -> Path:
-    """A random two-tower model of under a million parameters as a plain model folder; see ``families.py``."""
-    texts, limits = [" ".join(WORDS)] * 20, {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    """A random two-tower model of under a million parameters as a plain model folder; see ``families.py``.
+
+    The tokenizer learns from ``WORDS`` and ``texts``.
+    """
+    texts = [*[" ".join(WORDS)] * 20, *texts]
+    limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
     if family == "qwen2_vl":
         from triptych.quickstart.tiny import IMAGE_PROCESSOR, write_tiny_model
 

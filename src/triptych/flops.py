@@ -10,6 +10,7 @@ from torch import nn
 from triptych.config import PARTS, Part
 from triptych.data.batch import Batch
 from triptych.family import Family
+from triptych.memory import experts_per_token
 from triptych.model import part_of
 
 # Dense bfloat16 matrix-product rate, FLOP/s, from the makers' data sheets; keyed by a part of the device's name.
@@ -43,8 +44,11 @@ class FlopCounter:
     """
 
     def __init__(self, model: nn.Module, family: Family, config: Any) -> None:
-        self.forward = dict.fromkeys((*PARTS, "head"), 0)
-        self.weight_grad = dict.fromkeys((*PARTS, "head"), 0)
+        text, vision = config.text_config, config.vision_config
+        # A token goes through some of the experts only.
+        active = experts_per_token(text) / text.num_experts if experts_per_token(text) else 1.0
+        self.forward: dict[str, float] = dict.fromkeys((*PARTS, "head"), 0.0)
+        self.weight_grad: dict[str, float] = dict.fromkeys((*PARTS, "head"), 0.0)
         learns: set[Part] = set()
         for name, parameter in model.named_parameters():
             part = part_of(name, family)
@@ -53,9 +57,9 @@ class FlopCounter:
             if "embed_tokens" in name or parameter.ndim < 2:
                 continue
             key = "head" if "lm_head" in name else part
-            self.forward[key] += 2 * parameter.numel()
-            self.weight_grad[key] += 2 * parameter.numel() if parameter.requires_grad else 0
-        text, vision = config.text_config, config.vision_config
+            used = parameter.numel() * (active if ".experts." in name else 1)
+            self.forward[key] += 2 * used
+            self.weight_grad[key] += 2 * used if parameter.requires_grad else 0
         if not self.forward["head"]:  # tied to the embedding
             self.forward["head"] = 2 * text.vocab_size * text.hidden_size
             self.weight_grad["head"] = self.forward["head"] if "language" in learns else 0
@@ -65,7 +69,9 @@ class FlopCounter:
             "language": True,
             "head": True,
         }
-        self.text_attention = 2 * text.num_hidden_layers * text.hidden_size
+        # Layers with a recurrent state cost nothing that grows with the square of the length.
+        attending = [kind != "linear_attention" for kind in getattr(text, "layer_types", None) or []]
+        self.text_attention = 2 * (sum(attending) or text.num_hidden_layers) * text.hidden_size
         self.vision_attention = 4 * vision.depth * getattr(vision, "embed_dim", vision.hidden_size)
         self.merge = vision.spatial_merge_size**2
 

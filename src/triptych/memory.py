@@ -15,6 +15,8 @@ from triptych.model import part_of
 
 FLOAT32 = 4
 ADAMW_STATES = 2
+LINEAR_ATTENTION = 62
+"""Bytes in float32 per value and token of a linear attention layer, whatever the precision; seen, not derived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,9 @@ class MemoryModel:
     and the attention's query, key, value, output and its transposed copy (7 h), and gate, its activation, up and their
     product (4 i). A vision block keeps 12 h + 3 i of each patch, the merger 3 h, the patch embedding its input. h is
     the width, i that of the MLP. Under SDPA each language layer also keeps the mask that isolates the samples, T^2
-    values; flash attention needs none. A part with nothing to learn in it or below it keeps nothing.
+    values; flash attention needs none. Norms of query and key keep both in float32, twice. A mixture's token goes
+    through some experts, as an MLP of their width together. A linear attention layer keeps what its reference path in
+    transformers 5.23 was seen to keep, per value. A part with nothing to learn in it or below it keeps nothing.
     """
 
     def __init__(
@@ -72,11 +76,14 @@ class MemoryModel:
         parts = {part_of(name, family) for name, _ in trained}
         text, vision = config.text_config, config.vision_config
         self._vocabulary: int = text.vocab_size
-        layer = 4 * text.hidden_size * FLOAT32 + (7 * text.hidden_size + 4 * text.intermediate_size) * self._bytes
         layers = text.num_hidden_layers
-        self._per_token = layers * text.hidden_size * FLOAT32 + layer if checkpointing else layers * layer
+        kinds = getattr(text, "layer_types", None) or ["full_attention"] * layers
+        normed = any(".q_norm." in name for name, _ in model.named_parameters())
+        each = [self._layer(text, kind, normed=normed) for kind in kinds]
+        self._per_token = layers * text.hidden_size * FLOAT32 + max(each) if checkpointing else sum(each)
         masked = getattr(config, "_attn_implementation", None) in (None, "sdpa", "eager")
-        self._per_pair = self._bytes * (1 if checkpointing else layers) if masked else 0
+        attending = sum(kind != "linear_attention" for kind in kinds)
+        self._per_pair = self._bytes * (1 if checkpointing else attending) if masked else 0
         width = getattr(vision, "embed_dim", None) or vision.hidden_size
         inner = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
         block = (12 * width + 3 * inner) * self._bytes
@@ -85,6 +92,18 @@ class MemoryModel:
         self._per_patch = 3 * width * self._bytes if parts & {"vision", "merger"} else 0
         if "vision" in parts:
             self._per_patch += blocks + values * FLOAT32
+
+    def _layer(self, text: Any, kind: str, *, normed: bool) -> int:
+        """Bytes that a language layer keeps of a token, masks aside."""
+        shared = 4 * text.hidden_size * FLOAT32 + 4 * mlp_width(text) * self._bytes
+        # What is sent to the experts and what comes back.
+        shared += 2 * experts_per_token(text) * text.hidden_size * self._bytes
+        if kind == "linear_attention":
+            values = text.linear_num_value_heads * text.linear_value_head_dim
+            return int(shared + values * (LINEAR_ATTENTION + 16 * self._bytes))
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        norms = 2 * FLOAT32 * head * (text.num_attention_heads + text.num_key_value_heads) if normed else 0
+        return int(shared + 7 * text.hidden_size * self._bytes + norms)
 
     def step(self, row: RowSize) -> StepMemory:
         """Bytes of one forward and backward pass over ``row`` and the optimizer's step."""
@@ -106,3 +125,16 @@ class MemoryModel:
         """Of one logit: itself in float32, its log-probability and gradient, and where the arithmetic is narrower also
         what the head gave and takes back."""
         return 3 * FLOAT32 + (2 * self._bytes if self._bytes < FLOAT32 else 0)
+
+
+def mlp_width(text: Any) -> int:
+    """Width of a language layer's MLP as one token meets it: of a mixture, its active experts together."""
+    if experts_per_token(text) == 0:
+        return int(text.intermediate_size)
+    shared = getattr(text, "shared_expert_intermediate_size", None) or 0
+    return int(text.moe_intermediate_size * experts_per_token(text) + shared)
+
+
+def experts_per_token(text: Any) -> int:
+    """Experts that a token goes through; 0 for a dense model."""
+    return int(getattr(text, "num_experts_per_tok", None) or 0)

@@ -58,7 +58,7 @@ def _parts(text: str) -> list[dict[str, str]]:
 
 def whole_ids(model: Path, turns: Sequence[tuple[str, str]], counts: Sequence[int]) -> list[int]:
     """The conversation rendered and tokenized in one piece, each picture expanded to its tokens."""
-    return _expanded(model, _tokenized(model, _rendered(model, turns)), counts)
+    return expanded(model, _tokenized(model, rendered(model, turns)), counts)
 
 
 def generated_ids(
@@ -75,18 +75,18 @@ def generated_ids(
     for number, (role, text) in enumerate(turns):
         if role != "assistant":
             continue
-        prompt = _rendered(model, turns[:number], add_generation_prompt=True)
+        prompt = rendered(model, turns[:number], add_generation_prompt=True)
         assert prompt.startswith(done)
         ids += _tokenized(model, prompt[len(done) :])
         answer = [*_tokenized(model, text), *_tokenized(model, "<|im_end|>\n")]
         ids += answer
         answers.append((text, answer))
         done = f"{prompt}{text}<|im_end|>\n"
-        assert done == _rendered(model, turns[: number + 1])
-    return _expanded(model, ids, counts), answers
+        assert done == rendered(model, turns[: number + 1])
+    return expanded(model, ids, counts), answers
 
 
-def _rendered(model: Path, turns: Sequence[tuple[str, str]], *, add_generation_prompt: bool = False) -> str:
+def rendered(model: Path, turns: Sequence[tuple[str, str]], *, add_generation_prompt: bool = False) -> str:
     return tokenizer(model).apply_chat_template(
         messages(turns), tokenize=False, add_generation_prompt=add_generation_prompt
     )
@@ -96,7 +96,7 @@ def _tokenized(model: Path, text: str) -> list[int]:
     return tokenizer(model)(text, add_special_tokens=False)["input_ids"]
 
 
-def _expanded(model: Path, ids: Sequence[int], counts: Sequence[int]) -> list[int]:
+def expanded(model: Path, ids: Sequence[int], counts: Sequence[int]) -> list[int]:
     pad = tokenizer(model).convert_tokens_to_ids("<|image_pad|>")
     left = iter(counts)
     expanded = [number for number in ids for _ in range(next(left) if number == pad else 1)]

@@ -7,32 +7,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 import tiny
 from equivalence import oracle
+from families import FAMILIES
 from triptych.data.conversation import Conversation, ImageRef, Turn
 from triptych.data.geometry import Geometry
 from triptych.data.layout import Layout, lay_out
 from triptych.data.template import Encoded, Template
 from triptych.encode import encode
 from triptych.errors import Origin
-from triptych.family import read_model_files
+from triptych.family import ModelFiles, read_model_files
 
-GEOMETRY = Geometry(patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=56 * 56, max_pixels=28 * 28 * 1280)
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
+    folder = tiny.write_model(tmp_path_factory.mktemp("model"), family=request.param)
+    return AutoModelForImageTextToText.from_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
-def model(model_dir: Path) -> Qwen2VLForConditionalGeneration:
-    return Qwen2VLForConditionalGeneration.from_pretrained(model_dir)
+def files(model: PreTrainedModel) -> ModelFiles:
+    return read_model_files(model.name_or_path)
 
 
 @pytest.fixture(scope="module")
-def template(model_dir: Path) -> Template:
-    return read_model_files(str(model_dir)).template()
+def template(files: ModelFiles) -> Template:
+    return files.template()
 
 
-def rope_index(model: Qwen2VLForConditionalGeneration, ids: list[int], grids: list[list[int]]) -> list[list[int]]:
+def rope_index(model: PreTrainedModel, ids: list[int], grids: list[list[int]]) -> list[list[int]]:
     """(3, T) positions of one sample by transformers."""
     tokens = torch.tensor([ids])
     positions, _ = model.model.get_rope_index(
@@ -43,7 +48,7 @@ def rope_index(model: Qwen2VLForConditionalGeneration, ids: list[int], grids: li
     return positions[:, 0].tolist()
 
 
-def random_layout(template: Template, seed: int) -> tuple[Layout, int]:
+def random_layout(template: Template, geometry: Geometry, seed: int) -> tuple[Layout, int]:
     """A conversation of random turns, words and pictures, and its number of pictures."""
     random = np.random.default_rng(seed)
     turns: list[Turn] = []
@@ -54,27 +59,27 @@ def random_layout(template: Template, seed: int) -> tuple[Layout, int]:
         for _ in range(int(random.integers(1, 5))):
             if random.random() < 0.5:
                 parts.append(len(sizes))
-                sizes.append(GEOMETRY.resized(*(int(side) for side in random.integers(20, 500, 2))))
+                sizes.append(geometry.resized(*(int(side) for side in random.integers(20, 500, 2))))
             elif not parts or isinstance(parts[-1], int):
                 parts.append(" ".join(random.choice(tiny.WORDS, int(random.integers(1, 20)))))
         turns.append(Turn("assistant" if number % 2 else "user", tuple(parts), number % 2 == 1))
     images = tuple(ImageRef(f"{number}.png") for number in range(len(sizes)))
     encoded = template.encode(Conversation(tuple(turns), images, Origin("random", seed)))
-    return lay_out(encoded, sizes, GEOMETRY, Origin("random", seed)), len(sizes)
+    return lay_out(encoded, sizes, geometry, Origin("random", seed)), len(sizes)
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_positions_of_random_conversations_are_rope_index(
-    model: Qwen2VLForConditionalGeneration, template: Template, seed: int
+    model: PreTrainedModel, files: ModelFiles, template: Template, seed: int
 ) -> None:
-    layout, images = random_layout(template, seed)
+    layout, images = random_layout(template, files.geometry, seed)
     assert layout.grids.shape == (images, 3)
     expected = rope_index(model, layout.input_ids.tolist(), layout.grids.tolist())
     assert layout.position_ids.tolist() == expected
 
 
-def test_the_random_conversations_cover_none_one_and_many_pictures(template: Template) -> None:
-    counts = [random_layout(template, seed)[1] for seed in range(40)]
+def test_the_random_conversations_cover_none_one_and_many_pictures(files: ModelFiles, template: Template) -> None:
+    counts = [random_layout(template, files.geometry, seed)[1] for seed in range(40)]
     assert 0 in counts
     assert 1 in counts
     assert max(counts) > 8
@@ -84,20 +89,21 @@ def test_the_random_conversations_cover_none_one_and_many_pictures(template: Tem
     ("height", "width"), [(1, 1), (1, 9), (9, 1), (2, 3), (7, 7), (1, 200)], ids=lambda side: str(side)
 )
 def test_positions_around_a_picture_of_any_shape_are_rope_index(
-    model: Qwen2VLForConditionalGeneration, template: Template, height: int, width: int
+    model: PreTrainedModel, files: ModelFiles, template: Template, height: int, width: int
 ) -> None:
     turns = (Turn("user", (0, 1, "then", 2), False), Turn("assistant", ("yes",), True))
     encoded = template.encode(Conversation(turns, (ImageRef("x"),) * 3, Origin("shape", 1)))
-    layout = lay_out(encoded, [(28 * height, 28 * width)] * 3, GEOMETRY, Origin("shape", 1))
+    side = files.geometry.factor
+    layout = lay_out(encoded, [(side * height, side * width)] * 3, files.geometry, Origin("shape", 1))
     assert layout.position_ids.tolist() == rope_index(model, layout.input_ids.tolist(), layout.grids.tolist())
 
 
-def test_the_lines_of_encode_hold_the_rope_index(
-    model: Qwen2VLForConditionalGeneration, model_dir: Path, tmp_path: Path
-) -> None:
+def test_the_lines_of_encode_hold_the_rope_index(model: PreTrainedModel, tmp_path: Path) -> None:
     data = tiny.write_dataset(tmp_path, 24)
     out = tmp_path / "out.jsonl"
-    encode([str(data)], model=str(model_dir), media_dir=None, min_pixels=None, max_pixels=None, out=out, pixels=None)
+    encode(
+        [str(data)], model=model.name_or_path, media_dir=None, min_pixels=None, max_pixels=None, out=out, pixels=None
+    )
     lines = oracle.read_lines(out)
     assert len(lines) == 24
     for line in lines:
@@ -111,7 +117,8 @@ def test_the_drawn_example_of_the_layout_holds() -> None:
         supervised=np.array([False, False, False, False, True]),
         slots=np.array([2], np.int32),
     )
-    layout = lay_out(encoded, [(2 * 28, 3 * 28)], GEOMETRY, Origin("drawn", 1))
+    geometry = Geometry(patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=784, max_pixels=784 * 64)
+    layout = lay_out(encoded, [(2 * 28, 3 * 28)], geometry, Origin("drawn", 1))
     assert layout.input_ids.tolist() == [word, start, *[pad] * 6, end, word]
     assert layout.supervised.tolist() == [False] * 9 + [True]
     assert layout.grids.tolist() == [[1, 4, 6]]

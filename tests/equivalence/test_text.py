@@ -69,6 +69,19 @@ CONVERSATIONS: dict[str, Turns] = {
 }
 """Name -> turns whose ids are the template's, tokenized in one piece."""
 
+BLANKS = [
+    "assistant\n \n \r\nb",
+    "a\n\nb",
+    "a\n\n\nb",
+    "a \n\nb",
+    "a  \nb",
+    "a   b",
+    "a \n \r\nb",
+    "a.\n\nb",
+    "assistant\n\n\n\nb",
+] * 300
+"""Texts that teach a tokenizer to join newlines and spaces, as the real ones do."""
+
 APART: dict[str, Turns] = {
     "newline-starts-answer": [("user", "Which?"), ("assistant", "\nThe first.")],
     "newlines-start-answer": [("user", "<image>Which?"), ("assistant", "\n\n\nThe first.\n")],
@@ -105,18 +118,7 @@ def model(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("joining")
     for file in model_dir.glob("*.json"):
         shutil.copy(file, folder)
-    blanks = [
-        "assistant\n \n \r\nb",
-        "a\n\nb",
-        "a\n\n\nb",
-        "a \n\nb",
-        "a  \nb",
-        "a   b",
-        "a \n \r\nb",
-        "a.\n\nb",
-        "assistant\n\n\n\nb",
-    ]
-    tokenizer = make_tiny_tokenizer([" ".join(tiny.WORDS)] * 20 + blanks * 300)
+    tokenizer = make_tiny_tokenizer([*[" ".join(tiny.WORDS)] * 20, *BLANKS])
     tokenizer.save_pretrained(folder)
     assert [len(tokenizer(text)["input_ids"]) for text in ("\n\n", "\n\n\n", "  ")] == [1, 1, 1]
     return folder
