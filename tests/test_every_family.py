@@ -18,8 +18,10 @@ from families import FAMILIES
 from triptych import report
 from triptych.config import load
 from triptych.data.batch import build_batch
+from triptych.errors import ModelError
 from triptych.evaluate import predict
-from triptych.isolation import choose_isolation
+from triptych.family import read_model_files
+from triptych.isolation import PACKED, choose_isolation
 from triptych.loss import RowForward
 from triptych.memory import MemoryModel, RowSize
 from triptych.model import PixelNormalizer, load_model, set_up_training
@@ -121,3 +123,16 @@ def test_the_memory_estimate_is_what_the_backward_pass_is_given(model: Path, tmp
     ratio = sum(kept.values()) / (step.activations + step.logits / 3)
     # The reference path of linear attention fills chunks of 64 tokens, and the samples here are shorter than that.
     assert 0.8 < ratio < (2.0 if family.recurrent else 1.25)
+
+
+def test_a_run_whose_samples_would_see_each_other_does_not_start(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if this family's layers were taken for layers that only attend.
+    monkeypatch.setattr("triptych.train.choose_isolation", lambda *_: PACKED)
+    path = write_run(tmp_path, model)
+    if read_model_files(str(model)).family.recurrent:
+        with pytest.raises(ModelError, match="packed samples see each other"):
+            run(path)
+    else:
+        assert run(path)

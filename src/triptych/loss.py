@@ -34,6 +34,16 @@ class RowForward:
         """
         return functional.cross_entropy(self.logits(model, batch).float(), batch.targets, reduction="sum")
 
+    @torch.no_grad()
+    def leakage(self, model: nn.Module, vocabulary: int, device: torch.device) -> float:
+        """How far samples of a packed row see each other: how much the logits of the second of two short texts differ
+        from those of the same text alone, relative to their size. 0 but for rounding where they do not."""
+        row = _two_texts(vocabulary).to(device)
+        second = list(row.alone())[1]
+        found = self.logits(model, row)[-len(second.targets) :].float()
+        expected = self.logits(model, second).float()
+        return float((found - expected).norm() / expected.norm())
+
     def _inputs(self, row: Batch) -> dict[str, Any]:
         inputs = {
             "input_ids": row.input_ids,
@@ -44,3 +54,24 @@ class RowForward:
         if len(row.image_grid_thw):
             inputs |= {"pixel_values": self.normalizer(row.pixels), "image_grid_thw": row.image_grid_thw}
         return inputs | self.isolation.arguments(row)
+
+
+def _two_texts(vocabulary: int) -> Batch:
+    """A row of two samples of random ids, every token but their first a target."""
+    lengths = (24, 12)
+    ids = torch.randint(vocabulary, (1, sum(lengths)), generator=torch.Generator().manual_seed(0))
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    targets = torch.tensor([position for position in range(1, sum(lengths)) if position != lengths[0]])
+    return Batch(
+        input_ids=ids,
+        position_ids=positions.expand(4, 1, -1),
+        pixels=torch.empty(0, 0, dtype=torch.uint8),
+        image_grid_thw=torch.empty(0, 3, dtype=torch.long),
+        keep=targets - 1,
+        targets=ids[0, targets],
+        starts=torch.tensor([0, lengths[0], sum(lengths)], dtype=torch.int32),
+        longest=max(lengths),
+        images_per_sample=(0, 0),
+        samples=(0, 1),
+        problems=(),
+    )

@@ -17,6 +17,7 @@ from triptych.isolation import PACKED, Isolation, choose_isolation
 from triptych.loss import RowForward
 from triptych.model import PixelNormalizer
 from triptych.prepare import Prepared, prepare
+from triptych.train import LEAKAGE
 
 TOLERANCE = 1e-5
 """Relative, float32."""
@@ -153,3 +154,9 @@ def test_a_recurrent_family_would_leak_if_its_rows_were_packed_here(model: PreTr
     with pytest.raises(ValueError, match="can't keep packed sequences apart"):
         RowForward(normalizer, Isolation(packs=True, recurrent=True)).summed_loss(model, batch)
     assert "CUDA" in forward(prepared).isolation.reason
+
+
+def test_the_look_before_training_sees_a_leak_and_nothing_else(model: PreTrainedModel, prepared: Prepared) -> None:
+    normalizer, device = PixelNormalizer(prepared.files), torch.device("cpu")
+    leakage = RowForward(normalizer, PACKED).leakage(model, model.config.text_config.vocab_size, device)
+    assert leakage > 3 * LEAKAGE if prepared.files.family.recurrent else leakage < TOLERANCE
