@@ -136,3 +136,17 @@ def test_a_run_whose_samples_would_see_each_other_does_not_start(
             run(path)
     else:
         assert run(path)
+
+
+def test_thinking_that_the_chat_template_leaves_out_is_counted(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def turns(*answers: str) -> dict[str, Any]:
+        return {"messages": [{"role": r, "content": t} for a in answers for r, t in (("user", "?"), ("assistant", a))]}
+
+    thought = "<think>\nSo.\n</think>\n\nYes."
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps([turns(thought), turns(thought, "No."), turns(thought, thought, thought)]))
+    prepare(load(tiny.write_run(tmp_path, model, data)), ("train",), report.console())
+    shown = capsys.readouterr().err
+    assert ("thinking of 3 answers left out" in shown) == (read_model_files(str(model)).style.thinking == "last")

@@ -71,6 +71,8 @@ def census_line(census: Census) -> str:
         parts.append(f"{len(census.dropped):,} dropped as too long")
     if census.shrunk:
         parts.append(f"images of {census.shrunk:,} shrunk to keep the budget")
+    if census.unshown:
+        parts.append(f"thinking of {census.unshown:,} answers left out (the chat template keeps that of the last ones)")
     return ", ".join(parts)
 
 

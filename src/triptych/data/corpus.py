@@ -38,7 +38,7 @@ from triptych.data.samples import Census, Reading, SizedImage
 from triptych.data.template import Encoded
 from triptych.errors import Origin, Problem
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the meaning of a column changes."""
 
 STALE_SECONDS = 24 * 3600

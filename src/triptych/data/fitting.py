@@ -46,14 +46,15 @@ class Fitting:
     found: list[tuple[int, Problem]] = field(default_factory=list)
     dropped: list[Problem] = field(default_factory=list)
     shrunk: int = 0
+    unshown: int = 0
     ok: int = 0
 
     def run(self) -> list[pa.Array]:
         """The columns of ``LENGTHS``."""
         image_tokens = self._natural_tokens()
         columns: list[list[NDArray[Any]]] = [[np.empty(0, kind.type.to_pandas_dtype())] for kind in LENGTHS]
-        for start, file, first_image, (images, ids, supervised) in self.index.sample_batches(
-            "images", "ids", "supervised"
+        for start, file, first_image, (images, ids, supervised, unshown) in self.index.sample_batches(
+            "images", "ids", "supervised", "unshown"
         ):
             numbers, offsets = images.values.to_numpy() + first_image, images.offsets.to_numpy()
             counts = np.diff(offsets)
@@ -70,6 +71,7 @@ class Fitting:
                 else:
                     text[place], pixels[place], targets[place] = found
             self.ok += int(good.sum())
+            self.unshown += int(unshown.to_numpy()[good].sum())
             merge = self.reading.geometry.merge_size if self.reading else 1
             values = (
                 np.arange(start, start + len(good)),
@@ -91,7 +93,7 @@ class Fitting:
             return number, problem.origin.line or np.inf  # what concerns a file as a whole comes behind its records
 
         problems = [problem for _, problem in sorted([*self.index.problems, *self.found], key=place)]
-        return Census(self.index.records, self.ok, self.shrunk, problems, self.dropped)
+        return Census(self.index.records, self.ok, self.shrunk, self.unshown, problems, self.dropped)
 
     def _natural_tokens(self) -> NDArray[np.int64]:
         """(I,) tokens of each image under the limits per image; the arithmetic runs once per distinct size."""

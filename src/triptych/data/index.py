@@ -30,7 +30,7 @@ from triptych.data.samples import Examiner, Task
 from triptych.data.template import Template
 from triptych.errors import Origin, Problem
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the columns or the meaning of one change: older indexes are then built anew."""
 
 

@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         ("slots", pa.list_(pa.int32())),  # (N,) index of each image among the U
         ("images", pa.list_(pa.int64())),  # (N,) number of each image in the table of images
         ("supervised", pa.int64()),
+        ("unshown", pa.int32()),  # answers whose thinking the chat template leaves out
         ("line", pa.int64()),
         ("task", pa.string()),
     ]
@@ -68,6 +69,8 @@ class Census:
     ok: int = 0
     shrunk: int = 0
     """Good samples whose images were made smaller to keep a budget of the sample."""
+    unshown: int = 0
+    """Answers of good samples whose thinking the chat template leaves out, since a later question follows."""
     problems: list[Problem] = field(default_factory=list)
     dropped: list[Problem] = field(default_factory=list)
     """Samples left out because the run says ``too_long: drop``; no error."""
@@ -155,7 +158,7 @@ class Examiner:
         if self.template is not None:
             return self.template.encode_all(conversations)
         nothing, bounds = np.empty(0, np.int32), np.zeros(len(conversations) + 1, np.int32)
-        return EncodedMany(nothing, bounds, nothing, bounds, nothing, bounds)
+        return EncodedMany(nothing, bounds, nothing, bounds, nothing, bounds, np.zeros(len(conversations), np.int32))
 
 
 class _Images:
@@ -198,6 +201,7 @@ def _columns(
         _lists(encoded.slots, encoded.slot_bounds),
         _lists(images, image_bounds),
         pa.array(np.diff(running[encoded.span_bounds // 2])),
+        pa.array(encoded.unshown),
         pa.array(np.array([conversation.origin.line for conversation in conversations], np.int64)),
         pa.array([conversation.task for conversation in conversations], pa.string()),
     ]

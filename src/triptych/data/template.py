@@ -45,6 +45,8 @@ class EncodedMany:
     slots: NDArray[np.int32]
     """Index of the pad of each image within its conversation"""
     slot_bounds: NDArray[np.int32]
+    unshown: NDArray[np.int32]
+    """(C,) answers whose thinking the chat template leaves out, since a later question follows"""
 
     def __len__(self) -> int:
         return len(self.id_bounds) - 1
@@ -136,7 +138,8 @@ class Template:
         texts: dict[str, int] = {}
         rendered = [self._render(conversation.turns, texts) for conversation in conversations]
         encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return _assemble(rendered, [encoding.ids for encoding in encodings])
+        unshown = [self._unshown(conversation.turns) for conversation in conversations]
+        return _assemble(rendered, [encoding.ids for encoding in encodings], unshown)
 
     def encode_prompt(self, conversation: Conversation, *, thinking: bool | None = None) -> Encoded:
         """Tokenize a conversation that ends with a question, and the header of the answer to come.
@@ -228,7 +231,7 @@ class Template:
             if content:
                 segments.append((None, texts.setdefault(content, len(texts)), target, False))
 
-        last_question = max((number for number, turn in enumerate(turns) if turn.role == "user"), default=-1)
+        last_question = _last_question(turns)
         if self.style.default_system is not None and not (turns and turns[0].role == "system"):
             segments.append((self._turn_header, 0, False, False))
             text(f"system\n{self.style.default_system}")
@@ -258,6 +261,12 @@ class Template:
             segments.append((self._turn_footer, 0, target, False))
         return segments
 
+    def _unshown(self, turns: Sequence[Turn]) -> int:
+        if self.style.thinking != "last":
+            return 0
+        earlier = turns[: _last_question(turns) + 1]
+        return sum(bool(_split_thinking(turn.parts)[0]) for turn in earlier if turn.role == "assistant")
+
     def _render_thinking(
         self, thought: str, target: bool, segments: list[_Segment], text: Callable[[str, bool], None]
     ) -> None:
@@ -279,7 +288,9 @@ class Template:
         return int(number)
 
 
-def _assemble(rendered: Sequence[Sequence[_Segment]], texts: Sequence[list[int]]) -> EncodedMany:
+def _assemble(
+    rendered: Sequence[Sequence[_Segment]], texts: Sequence[list[int]], unshown: Sequence[int]
+) -> EncodedMany:
     ids: list[int] = []
     spans: list[int] = []
     slots: list[int] = []
@@ -309,7 +320,12 @@ def _assemble(rendered: Sequence[Sequence[_Segment]], texts: Sequence[list[int]]
         span_bounds,
         np.array(slots, np.int32),
         slot_bounds,
+        np.array(unshown, np.int32),
     )
+
+
+def _last_question(turns: Sequence[Turn]) -> int:
+    return max((number for number, turn in enumerate(turns) if turn.role == "user"), default=-1)
 
 
 def _trimmed(parts: Sequence[str | int]) -> list[str | int]:
