@@ -24,7 +24,8 @@ from triptych.family import read_model_files
 from triptych.isolation import PACKED, choose_isolation
 from triptych.loss import RowForward
 from triptych.memory import MemoryModel, RowSize
-from triptych.model import PixelNormalizer, load_model, set_up_training
+from triptych.methods import set_up_training
+from triptych.model import PixelNormalizer, load_model
 from triptych.plan import plan
 from triptych.prepare import prepare
 from triptych.train import train

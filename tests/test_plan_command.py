@@ -17,7 +17,8 @@ from triptych.data.batch import build_batch
 from triptych.errors import ConfigError
 from triptych.loss import RowForward
 from triptych.memory import MemoryModel, RowSize
-from triptych.model import PixelNormalizer, load_model, set_up_training
+from triptych.methods import set_up_training
+from triptych.model import PixelNormalizer, load_model
 from triptych.plan import plan
 from triptych.prepare import Prepared, prepare
 

@@ -12,7 +12,8 @@ from triptych.config import RunSettings
 from triptych.data.batch import Batch
 from triptych.isolation import choose_isolation
 from triptych.loss import RowForward
-from triptych.model import PixelNormalizer, choose_precision, load_model, set_up_training
+from triptych.methods import set_up_training
+from triptych.model import PixelNormalizer, choose_precision, load_model
 from triptych.prepare import Prepared
 
 

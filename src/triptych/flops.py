@@ -11,7 +11,7 @@ from triptych.config import PARTS, Part
 from triptych.data.batch import Batch
 from triptych.family import Family
 from triptych.memory import experts_per_token
-from triptych.model import part_of
+from triptych.parts import part_of
 
 # Dense bfloat16 matrix-product rate, FLOP/s, from the makers' data sheets; keyed by a part of the device's name.
 PEAKS = {

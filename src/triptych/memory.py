@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from triptych.family import Family
-from triptych.model import part_of
+from triptych.parts import part_of
 
 FLOAT32 = 4
 ADAMW_STATES = 2

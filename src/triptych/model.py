@@ -1,25 +1,21 @@
-"""Load a model through transformers' front doors, decide what learns, and say so in a table."""
+"""Load a model through transformers' front doors, and write the files that serving needs beside it."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
-from triptych.config import PARTS, ModelSettings, Part
+from triptych.config import ModelSettings
 from triptych.data.geometry import Geometry
 from triptych.errors import ConfigError, ModelError
-from triptych.family import Family, ModelFiles
-
-if TYPE_CHECKING:
-    from peft import PeftModel
+from triptych.family import ModelFiles
 
 # Files that serving needs beside the weights; which of them exist depends on the version that saved the folder.
 PROCESSOR_FILES = (
@@ -80,71 +76,6 @@ def load_trained(settings: ModelSettings, folder: Path, dtype: torch.dtype) -> P
     adapted = PeftModel.from_pretrained(load_model(settings, dtype=dtype), folder)
     merged: PreTrainedModel = adapted.merge_and_unload()
     return merged
-
-
-def set_up_training(
-    model: PreTrainedModel, family: Family, settings: ModelSettings, frozen_dtype: torch.dtype
-) -> PreTrainedModel | PeftModel:
-    """Freeze what stays, add adapters where asked; what does not learn is cast to ``frozen_dtype``.
-
-    Raises:
-        ConfigError: if nothing is left to train.
-    """
-    for name, parameter in model.named_parameters():
-        learns = settings.train == "full" and part_of(name, family) not in settings.freeze
-        parameter.requires_grad_(learns)
-        if not learns:
-            parameter.data = parameter.data.to(frozen_dtype)
-    if settings.train == "full":
-        return model
-    from peft import LoraConfig, get_peft_model
-
-    lora = settings.lora
-    targets = list(_adapted_layers(model, family, settings))
-    if not targets:
-        raise ConfigError(
-            f"model.lora.targets {lora.targets!r} matches no linear layer of the parts that are not frozen"
-        )
-    adapters = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)  # type: ignore[arg-type]
-    return get_peft_model(model, adapters)
-
-
-def _adapted_layers(model: PreTrainedModel, family: Family, settings: ModelSettings) -> Iterator[str]:
-    """Full names of the linear layers that take adapters; the vocabulary head never does."""
-    wanted = settings.lora.targets
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear) or name.endswith("lm_head") or part_of(name, family) in settings.freeze:
-            continue
-        if wanted == "all-linear" or any(name == end or name.endswith(f".{end}") for end in wanted):
-            yield name
-
-
-def part_of(name: str, family: Family) -> Part:
-    """The part that a parameter or module belongs to, by its name; adapters belong to the layer they adapt."""
-    name = name.removeprefix("base_model.model.")
-    if any(name == merger or name.startswith(f"{merger}.") for merger in family.merger):
-        return "merger"
-    return "vision" if name == family.vision or name.startswith(f"{family.vision}.") else "language"
-
-
-@dataclass(frozen=True, slots=True)
-class PartSize:
-    """Parameters of one part."""
-
-    part: Part
-    total: int
-    trainable: int
-
-
-def part_sizes(model: nn.Module, family: Family) -> list[PartSize]:
-    """Parameters per part, all and trainable."""
-    total = dict.fromkeys(PARTS, 0)
-    trainable = dict.fromkeys(PARTS, 0)
-    for name, parameter in model.named_parameters():
-        part = part_of(name, family)
-        total[part] += parameter.numel()
-        trainable[part] += parameter.numel() if parameter.requires_grad else 0
-    return [PartSize(part, total[part], trainable[part]) for part in PARTS]
 
 
 class PixelNormalizer(nn.Module):

@@ -148,7 +148,8 @@ def _memory_model(settings: RunSettings, prepared: Prepared) -> MemoryModel:
     import torch
 
     from triptych.memory import MemoryModel
-    from triptych.model import choose_precision, empty_model, set_up_training
+    from triptych.methods import set_up_training
+    from triptych.model import choose_precision, empty_model
 
     precision = choose_precision(settings.model)
     with torch.device("meta"):

@@ -25,14 +25,9 @@ from triptych.data.plan import Plan, sequential_plan
 from triptych.errors import ConfigError, ModelError
 from triptych.isolation import Isolation, choose_isolation
 from triptych.loss import RowForward
-from triptych.model import (
-    PixelNormalizer,
-    ProcessorFiles,
-    choose_precision,
-    load_model,
-    part_sizes,
-    set_up_training,
-)
+from triptych.methods import set_up_training
+from triptych.model import PixelNormalizer, ProcessorFiles, choose_precision, load_model
+from triptych.parts import part_sizes
 from triptych.prepare import Prepared, is_main_process, plan_training, rows_per_rank, train_mixture
 from triptych.summary import write_summary
 from triptych.trainer import RowTrainer

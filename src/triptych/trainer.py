@@ -22,7 +22,7 @@ from triptych.errors import DataError, Problem
 from triptych.family import Family
 from triptych.flops import FlopCounter, device_peak
 from triptych.loss import RowForward
-from triptych.model import part_of
+from triptych.parts import part_of
 from triptych.prepare import append_rejected
 
 if TYPE_CHECKING:
