@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -26,9 +27,17 @@ from triptych.data.mixing import Share
 from triptych.data.plan import BatchSpec
 from triptych.data.records import Source
 from triptych.errors import ConfigError
+from triptych.recipe import ANY_COUNTS, Recipe, Targets, Train, check_rates, has_experts, layer_counts, make_recipe
+from triptych.selectors import Part, parse_selector
 
-Part = Literal["vision", "merger", "language"]
-PARTS: tuple[Part, ...] = get_args(Part)
+
+def _selector(text: str) -> str:
+    parse_selector(text)
+    return text
+
+
+PartOrLayers = Annotated[str, AfterValidator(_selector)]
+"""``vision``, ``merger``, ``language``, or layers of one as a Python slice: ``language[:20]``."""
 
 
 class Settings(BaseModel):
@@ -46,8 +55,25 @@ class LoraSettings(Settings):
     """Scale: the adapters' output is multiplied by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout in front of the adapters."""
-    targets: Literal["all-linear"] | list[str] = "all-linear"
-    """Linear layers to adapt, by the end of their name (``q_proj``), inside the parts that are not frozen."""
+    targets: Targets | dict[PartOrLayers, Targets] = "all-linear"
+    """Linear layers to adapt, by the end of their name (``q_proj``), or per part ``{language: [q_proj]}``."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (Kalajdzievski 2023), so that a higher rank does not learn more slowly."""
+    dora: bool = False
+    """Train the length of every weight row beside the adapters (DoRA, Liu et al. 2024)."""
+    experts: bool = False
+    """Also adapt the experts of a mixture-of-experts model; costs a copy of their weights while a layer is computed."""
+
+    @model_validator(mode="after")
+    def _targets_something(self) -> Self:
+        if self.targets in ([], {}) and not self.experts:
+            raise ValueError("`targets` names no layer; leave it out to adapt all linear layers")
+        if self.experts and (self.dora or self.dropout):
+            raise ValueError(
+                "`experts` takes neither `dora` nor `dropout`: adapters of experts are added to their weights, and "
+                "what goes through them is never seen"
+            )
+        return self
 
 
 class ModelSettings(Settings):
@@ -55,22 +81,40 @@ class ModelSettings(Settings):
 
     path: str
     """Model folder, or a name on the Hugging Face hub."""
-    train: Literal["full", "lora"] = "full"
-    """``full`` trains the weights of every part that is not frozen, ``lora`` trains adapters beside them."""
-    freeze: list[Part] = []
-    """Parts that stay as they are: ``vision`` (the tower), ``merger`` (its projector), ``language``."""
+    train: Train = "full"
+    """Train the weights (``full``), adapters beside them (``lora``), or those beside 4-bit weights (``qlora``)."""
+    freeze: list[PartOrLayers] = []
+    """What stays as it is: ``vision`` (the tower), ``merger`` (its projector), ``language``, or ``language[:20]``."""
+    full: list[PartOrLayers] = []
+    """What is trained in full beside the adapters of ``lora`` or ``qlora``, for example ``[merger]``."""
     lora: LoraSettings = LoraSettings()
-    """Adapter settings; used with ``train: lora``."""
+    """Adapter settings; used with ``train: lora`` and ``qlora``."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the arithmetic; trained weights are kept in float32. ``auto``: bfloat16 on a GPU that has it."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention implementation of transformers; ``auto`` leaves the choice to it."""
 
     @model_validator(mode="after")
-    def _something_learns(self) -> Self:
-        if set(self.freeze) == set(PARTS):
-            raise ValueError("every part is frozen: nothing would learn; take one out of `freeze`")
+    def _methods_agree(self) -> Self:
+        for name in ("dora", "rslora", "experts"):
+            if self.train == "full" and getattr(self.lora, name):
+                raise ValueError(f"`lora.{name}` belongs to adapters; it goes with `train: lora` or `qlora`")
+        if not self.has_slices():
+            _in_pydantic(lambda: self.recipe(ANY_COUNTS))
         return self
+
+    def recipe(self, counts: Mapping[Part, int]) -> Recipe:
+        """What learns in a model of which every part has so many layers.
+
+        Raises:
+            ConfigError: if the settings contradict each other, or name a layer that is not there.
+        """
+        return make_recipe(self.train, self.freeze, self.full, self.lora.targets, counts)
+
+    def has_slices(self) -> bool:
+        """Whether what learns depends on the number of the model's layers."""
+        targets = self.lora.targets if isinstance(self.lora.targets, dict) else {}
+        return any(parse_selector(text).sliced for text in (*self.freeze, *self.full, *targets))
 
 
 class SourceSettings(Settings):
@@ -176,8 +220,8 @@ class TrainSettings(Settings):
     """Passes over the samples."""
     learning_rate: PositiveFloat = 1e-5
     """Peak learning rate."""
-    part_learning_rates: dict[Part, PositiveFloat] = {}
-    """Peak learning rate of single parts, for example ``{vision: 2.0e-6}``."""
+    part_learning_rates: dict[PartOrLayers, PositiveFloat] = {}
+    """Peak learning rate of parts or layers, for example ``{vision: 2.0e-6}``; the narrower one decides."""
     rows_per_step: PositiveInt = 1
     """Rows per optimizer step, over all ranks; more than one per rank are accumulated."""
     schedule: str = "cosine"
@@ -231,6 +275,25 @@ class RunSettings(Settings):
     output: str
     """Folder of everything the run writes."""
 
+    @model_validator(mode="after")
+    def _rates_are_used(self) -> Self:
+        rates = self.train.part_learning_rates
+        if not self.model.has_slices() and not any(parse_selector(text).sliced for text in rates):
+            _in_pydantic(lambda: check_rates(self.model.recipe(ANY_COUNTS), rates, ANY_COUNTS))
+        return self
+
+    def check_model(self, config: Mapping[str, Any]) -> None:
+        """Settle what learns against ``config.json``, before any weight is read.
+
+        Raises:
+            ConfigError: for layers or experts that the model does not have, or rates of layers that do not learn.
+        """
+        if self.model.lora.experts and not has_experts(config):
+            raise ConfigError(f"model.lora.experts: {self.model.path} is dense and has no experts; leave it out")
+        counts = layer_counts(config)
+        if counts is not None:
+            check_rates(self.model.recipe(counts), self.train.part_learning_rates, counts)
+
     def budget(self, merge_size: int) -> Budget:
         """Limits of one sample; a sample must also fit in a row."""
         rows = [limit for limit in (self.data.max_tokens, self.batch.tokens) if limit is not None]
@@ -246,6 +309,14 @@ class RunSettings(Settings):
     def to_yaml(self) -> str:
         """The resolved run file: every setting, readable back by ``load``."""
         return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _in_pydantic(check: Callable[[], object]) -> None:
+    """Run a check whose refusal pydantic reports with the setting's place."""
+    try:
+        check()
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:

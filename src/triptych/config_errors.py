@@ -39,7 +39,7 @@ def _found(value: Any) -> str:
 
 def _names_type(part: str | int) -> bool:
     """Whether this part of an error's place is the type that pydantic tried, where a setting takes several."""
-    return part in ("str", "int", "[key]") or str(part).startswith(("literal[", "list[", "constrained-"))
+    return part in ("str", "int", "[key]") or str(part).startswith(("literal[", "list[", "dict[", "constrained-"))
 
 
 def _keys(settings: type[BaseModel], path: Sequence[str]) -> list[str]:

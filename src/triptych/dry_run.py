@@ -12,8 +12,8 @@ from triptych.config import RunSettings
 from triptych.data.batch import Batch
 from triptych.isolation import choose_isolation
 from triptych.loss import RowForward
-from triptych.methods import set_up_training
-from triptych.model import PixelNormalizer, choose_precision, load_model
+from triptych.methods import load_for_training
+from triptych.model import PixelNormalizer, choose_precision
 from triptych.prepare import Prepared
 
 
@@ -39,7 +39,7 @@ def run_row(settings: RunSettings, prepared: Prepared, batch: Batch) -> DryRun:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = choose_precision(settings.model)
-    model = set_up_training(load_model(settings.model), prepared.files.family, settings.model, precision)
+    model = load_for_training(settings.model, prepared.files.family, precision)
     model.config.use_cache = False
     if settings.train.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from triptych.config import PARTS, Part
 from triptych.data.batch import Batch
 from triptych.family import Family
 from triptych.memory import experts_per_token
 from triptych.parts import part_of
+from triptych.selectors import PARTS, Part
 
 # Dense bfloat16 matrix-product rate, FLOP/s, from the makers' data sheets; keyed by a part of the device's name.
 PEAKS = {

@@ -1,21 +1,39 @@
-"""What learns: parts frozen, weights trained in full, adapters beside them."""
+"""What learns: freeze parts and layers, train others in full, put adapters beside the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from triptych.config import ModelSettings
+from triptych.config import LoraSettings, ModelSettings, RunSettings
 from triptych.errors import ConfigError
 from triptych.family import Family
-from triptych.parts import part_of
+from triptych.model import load_model
+from triptych.parts import HEAD, PartMap, inside, role
+from triptych.quantised import four_bit, require_four_bit
+from triptych.recipe import Recipe, check_rates
+from triptych.selectors import narrowest
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+
+def load_for_training(settings: ModelSettings, family: Family, precision: torch.dtype) -> PreTrainedModel | PeftModel:
+    """Load the weights of ``settings.path``, in 4 bits where asked, and decide which of them learn.
+
+    Raises:
+        ConfigError: if the settings do not fit the model, or this machine cannot compute with 4-bit weights.
+        ModelError: if transformers cannot load them.
+    """
+    if settings.train != "qlora":
+        return set_up_training(load_model(settings), family, settings, precision)
+    require_four_bit()
+    return set_up_training(load_model(settings, quantization=four_bit(family)), family, settings, precision)
 
 
 def set_up_training(
@@ -23,33 +41,174 @@ def set_up_training(
 ) -> PreTrainedModel | PeftModel:
     """Freeze what stays, add adapters where asked; what does not learn is cast to ``frozen_dtype``.
 
+    What is trained in full beside adapters becomes a copy of its own (peft's ``modules_to_save``), so that the
+    checkpoint of adapters holds it. Such a copy keeps the original beside it.
+
     Raises:
-        ConfigError: if nothing is left to train.
+        ConfigError: if nothing is left to train, or a setting names layers that the model does not have.
     """
+    parts = PartMap(model, family)
+    recipe = settings.recipe(parts.counts)
     for name, parameter in model.named_parameters():
-        learns = settings.train == "full" and part_of(name, family) not in settings.freeze
+        learns = recipe.in_full(parts.place(name))
         parameter.requires_grad_(learns)
         if not learns:
-            parameter.data = parameter.data.to(frozen_dtype)
+            _cast(parameter, frozen_dtype)
     if settings.train == "full":
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ConfigError("model.freeze: nothing would learn; take a part or layer out")
         return model
+    adapted = _with_adapters(model, parts, recipe, settings.lora)
+    for name, parameter in adapted.named_parameters():
+        if role(name, parameter) == "original":
+            _cast(parameter, frozen_dtype)
+    return adapted
+
+
+def parameter_rates(model: nn.Module, family: Family, settings: RunSettings) -> dict[str, float]:
+    """Peak learning rate of every parameter that learns, by its name.
+
+    Args:
+        model: set up for training.
+        family: names its parts.
+        settings: of the run.
+
+    Raises:
+        ConfigError: if a rate is for layers in which nothing learns.
+    """
+    parts = PartMap(model, family)
+    train = settings.train
+    wanted = check_rates(settings.model.recipe(parts.counts), train.part_learning_rates, parts.counts)
+    by_name = {name: narrowest(wanted, parts.place(name)) for name, p in model.named_parameters() if p.requires_grad}
+    used = {span.text for span in by_name.values() if span is not None}
+    for text in train.part_learning_rates:
+        if text not in used:
+            raise ConfigError(f"train.part_learning_rates: nothing that learns is at {text}; leave its rate out")
+    rates = train.part_learning_rates
+    return {name: train.learning_rate if span is None else rates[span.text] for name, span in by_name.items()}
+
+
+def _cast(parameter: nn.Parameter, dtype: torch.dtype) -> None:
+    """Store a frozen parameter in ``dtype``; packed 4-bit weights, which are integers, stay as they are."""
+    if parameter.is_floating_point():
+        parameter.data = parameter.data.to(dtype)
+
+
+def _with_adapters(model: PreTrainedModel, parts: PartMap, recipe: Recipe, lora: LoraSettings) -> PeftModel:
     from peft import LoraConfig, get_peft_model
 
-    lora = settings.lora
-    targets = list(_adapted_layers(model, family, settings))
-    if not targets:
-        raise ConfigError(
-            f"model.lora.targets {lora.targets!r} matches no linear layer of the parts that are not frozen"
-        )
-    adapters = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)  # type: ignore[arg-type]
-    return get_peft_model(model, adapters)
+    layers, weights = _targets(model, parts, recipe)
+    if lora.experts:
+        experts = [name for name in _expert_weights(model) if recipe.adapted(parts.place(name)) is not None]
+        if not experts:
+            raise ConfigError("model.lora.experts: the layers that take adapters have no experts; leave it out")
+        weights += experts
+    elif not layers and not weights:
+        raise ConfigError("model.lora.targets: no linear layer is left for adapters")
+    if weights and (lora.dropout or lora.dora):
+        raise ConfigError(f"model.lora.targets: {weights[0]} is no linear layer and takes neither dropout nor DoRA")
+    whole = _whole_modules(model, parts, recipe)
+    embedding = any(model.get_submodule(name) is model.get_input_embeddings() for name in whole)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+        target_modules=layers,
+        target_parameters=weights or None,
+        modules_to_save=whole or None,
+        # A head that shares the embedding's weights goes on sharing those of its trained copy.
+        ensure_weight_tying=embedding and _tied(model),
+    )
+    return get_peft_model(model, config)
 
 
-def _adapted_layers(model: PreTrainedModel, family: Family, settings: ModelSettings) -> Iterator[str]:
-    """Full names of the linear layers that take adapters; the vocabulary head never does."""
-    wanted = settings.lora.targets
+def _targets(model: PreTrainedModel, parts: PartMap, recipe: Recipe) -> tuple[list[str], list[str]]:
+    """Full names of the linear layers and of the single weights (a router's) that take adapters."""
+    linear: list[str] = []
+    weights: list[str] = []
+    matched: set[str] = set()
+    wanted: set[str] = set()
     for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear) or name.endswith("lm_head") or part_of(name, family) in settings.freeze:
+        targets = recipe.adapted(parts.place(name))
+        if targets is None or not (isinstance(module, nn.Linear) or _routes(module)):
             continue
-        if wanted == "all-linear" or any(name == end or name.endswith(f".{end}") for end in wanted):
+        if targets == "all-linear":
+            chosen = isinstance(module, nn.Linear) and not name.endswith((HEAD, ".gate", "_gate"))
+        else:
+            wanted.update(targets)
+            ends = {end for end in targets if name == end or name.endswith(f".{end}")}
+            matched |= ends
+            chosen = bool(ends)
+        if chosen and name.endswith(HEAD) and _tied(model):
+            raise ConfigError(
+                f"model.lora.targets: {name} shares its weights with the embedding, and an adapter on one of them "
+                "cannot be merged; train it with `full: [language[:0]]` (the embedding) instead"
+            )
+        if chosen and isinstance(module, nn.Linear):
+            linear.append(name)
+        elif chosen:
+            weights.append(f"{name}.weight")
+    if wanted - matched:
+        raise ConfigError(_no_such_layer(wanted - matched, model, parts, recipe))
+    return linear, weights
+
+
+def _tied(model: PreTrainedModel) -> bool:
+    """Whether the head's weights are the embedding's."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return isinstance(head, nn.Linear) and head.weight is model.get_input_embeddings().weight
+
+
+def _routes(module: nn.Module) -> bool:
+    """Whether this is the router of a mixture of experts: a matrix of its own that is no ``nn.Linear``."""
+    return type(module).__name__.endswith("Router")
+
+
+def _expert_weights(model: PreTrainedModel) -> Iterator[str]:
+    """Full names of the experts' weights, (experts, out, in) each."""
+    for name, parameter in model.named_parameters():
+        if ".experts." in name and parameter.ndim == 3:
             yield name
+
+
+def _no_such_layer(missing: Collection[str], model: PreTrainedModel, parts: PartMap, recipe: Recipe) -> str:
+    """Say which targets match nothing, and what there is."""
+    known = sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and recipe.adapted(parts.place(name)) is not None
+        }
+    )
+    near = {name: difflib.get_close_matches(name.rpartition(".")[2], known, n=1, cutoff=0.4) for name in missing}
+    said = ", ".join(
+        repr(name) + (f" (did you mean {close[0]}?)" if close else "") for name, close in sorted(near.items())
+    )
+    return (
+        f"model.lora.targets: {said} matches no linear layer of the parts that take adapters; there are: "
+        f"{', '.join(known)}"
+    )
+
+
+def _whole_modules(model: PreTrainedModel, parts: PartMap, recipe: Recipe) -> list[str]:
+    """Full names of the largest modules of which everything is trained in full beside the adapters."""
+    learned = {name: recipe.in_full(parts.place(name)) for name, _ in model.named_parameters()}
+
+    def search(name: str, module: nn.Module) -> Iterator[str]:
+        held = [learns for own, learns in learned.items() if not name or inside(own, name)]
+        if not any(held):
+            return
+        # Lists are never called, and models hold what adapters and checkpointing look for by name.
+        if all(held) and not isinstance(module, nn.ModuleList | nn.ModuleDict | PreTrainedModel):
+            yield name
+            return
+        for own, child in module.named_children():
+            yield from search(f"{name}.{own}" if name else own, child)
+
+    whole = list(search("", model))
+    for name, learns in learned.items():
+        if learns and not any(inside(name, module) for module in whole):
+            raise ConfigError(f"model.full: {name} is in no module of its own and cannot be trained beside adapters")
+    return whole

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
 
 from triptych.config import ModelSettings
 from triptych.data.geometry import Geometry
@@ -33,8 +33,10 @@ PROCESSOR_FILES = (
 )
 
 
-def load_model(settings: ModelSettings, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Load the weights of ``settings.path``.
+def load_model(
+    settings: ModelSettings, *, dtype: torch.dtype = torch.float32, quantization: BitsAndBytesConfig | None = None
+) -> PreTrainedModel:
+    """Load the weights of ``settings.path``, those that ``quantization`` names packed.
 
     Raises:
         ModelError: if transformers cannot load them.
@@ -42,7 +44,7 @@ def load_model(settings: ModelSettings, *, dtype: torch.dtype = torch.float32) -
     attention = None if settings.attention == "auto" else settings.attention
     try:
         model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(
-            settings.path, dtype=dtype, attn_implementation=attention
+            settings.path, dtype=dtype, attn_implementation=attention, quantization_config=quantization
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise ModelError(f"cannot load the model {settings.path}: {error}") from error

@@ -62,11 +62,12 @@ def prepare(settings: RunSettings, splits: Sequence[Split], out: Console, engine
     With ``data.on_error: skip`` the problems go to ``rejected.jsonl`` in the output folder and their number is printed.
 
     Raises:
-        ConfigError: if a data file is missing.
+        ConfigError: if a data file is missing, or what is to learn does not fit the model.
         ModelError: if the model folder cannot be used.
         DataError: with all problems of all splits, under ``data.on_error: stop``; or if no good sample is left.
     """
     files = read_model_files(settings.model.path)
+    settings.check_model(files.config)
     reading = make_reading(files, settings)
     Path(settings.output).mkdir(parents=True, exist_ok=True)
     corpora: dict[Split, Corpus] = {}

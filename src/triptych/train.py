@@ -7,13 +7,14 @@ import json
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
+from rich.table import Table
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
 
 from triptych import report
@@ -25,9 +26,9 @@ from triptych.data.plan import Plan, sequential_plan
 from triptych.errors import ConfigError, ModelError
 from triptych.isolation import Isolation, choose_isolation
 from triptych.loss import RowForward
-from triptych.methods import set_up_training
-from triptych.model import PixelNormalizer, ProcessorFiles, choose_precision, load_model
-from triptych.parts import part_sizes
+from triptych.methods import load_for_training, parameter_rates
+from triptych.model import PixelNormalizer, ProcessorFiles, choose_precision
+from triptych.parts import PartSize, part_sizes
 from triptych.prepare import Prepared, is_main_process, plan_training, rows_per_rank, train_mixture
 from triptych.summary import write_summary
 from triptych.trainer import RowTrainer
@@ -78,7 +79,8 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
         _check_identity(checkpoint, identity)
     family = prepared.files.family
     set_seed(settings.train.seed)  # adapters start from random weights
-    model = set_up_training(load_model(settings.model), family, settings.model, precision)
+    model = load_for_training(settings.model, family, precision)
+    rates = parameter_rates(model, family, settings)
     model.config.use_cache = False
     extra = {"run.yaml": settings.to_yaml(), STATE: json.dumps(identity)}
     processor = ProcessorFiles(prepared.files, prepared.reading.geometry, extra)
@@ -86,7 +88,7 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
     isolation = choose_isolation(family, args.device)
     _check_sharding(args, isolation)
     if is_main_process():
-        _print_start(settings, prepared, model, plan, steps, precision, checkpoint, out)
+        _print_start(settings, prepared, part_sizes(model, family, rates), plan, steps, precision, checkpoint, out)
         if not isolation.packs:
             out.print(f"one sample at a time: {isolation.reason}", markup=False)
     trainer = RowTrainer(
@@ -98,6 +100,7 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
         forward=RowForward(PixelNormalizer(prepared.files), isolation),
         family=family,
         settings=settings,
+        rates=rates,
         plan=plan,
         out=out,
         callbacks=_callbacks(settings, plan, output, out),
@@ -274,10 +277,22 @@ def _callbacks(settings: RunSettings, plan: Plan, output: Path, out: Console) ->
     return callbacks
 
 
+def _sizes_table(sizes: Sequence[PartSize]) -> Table:
+    rows = [
+        [s.part, *(f"{n:,}" for n in (s.total, s.full, s.adapters, s.frozen)), " to ".join(f"{r:g}" for r in ends)]
+        for s in sizes
+        for ends in [dict.fromkeys((*s.rates[:1], *s.rates[-1:]))]
+    ]
+    columns = [[s.total, s.full, s.adapters, s.frozen] for s in sizes]
+    rows.append(["all", *(f"{sum(column):,}" for column in zip(*columns, strict=True)), ""])
+    heads = ("part", "all", "trained in full", "adapters", "frozen", "learning rate")
+    return report.table("Parameters", heads, rows)
+
+
 def _print_start(
     settings: RunSettings,
     prepared: Prepared,
-    model: nn.Module,
+    sizes: list[PartSize],
     plan: Plan,
     steps: int,
     precision: torch.dtype,
@@ -285,10 +300,7 @@ def _print_start(
     out: Console,
 ) -> None:
     """What learns, and how much there is to do."""
-    sizes = part_sizes(model, prepared.files.family)
-    rows = [[size.part, f"{size.total:,}", f"{size.trainable:,}"] for size in sizes]
-    rows.append(["all", f"{sum(s.total for s in sizes):,}", f"{sum(s.trainable for s in sizes):,}"])
-    out.print(report.table("Parameters", ("part", "all", "trainable"), rows))
+    out.print(_sizes_table(sizes))
     corpus = prepared.corpora["train"]
     tokens = int(corpus.lengths.tokens.sum())
     out.print(

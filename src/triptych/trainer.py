@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from triptych.errors import DataError, Problem
 from triptych.family import Family
 from triptych.flops import FlopCounter, device_peak
 from triptych.loss import RowForward
-from triptych.parts import part_of
+from triptych.parts import plain_name
 from triptych.prepare import append_rejected
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class RowTrainer(Trainer):
         forward: RowForward,
         family: Family,
         settings: RunSettings,
+        rates: Mapping[str, float],
         plan: Plan,
         out: Console,
         **kwargs: Any,
@@ -63,8 +64,8 @@ class RowTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.forward = forward
         self.forward.normalizer.to(self.args.device)
-        self.family = family
         self.settings = settings
+        self.rates = rates
         self.plan = plan
         self.out = out
         self.lost_samples = 0
@@ -140,21 +141,19 @@ class RowTrainer(Trainer):
         target.load_state_dict(saved.state_dict(), strict=True)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Trainer's optimizer, its groups split by part where parts have learning rates of their own."""
+        """Trainer's optimizer, its groups split where parts or layers have learning rates of their own."""
         created = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        rates = self.settings.train.part_learning_rates
-        if not created or not rates:
+        if not created or not self.settings.train.part_learning_rates:
             return optimizer
         trained = model if model is not None else self.model
         assert trained is not None
-        names = {parameter: name for name, parameter in trained.named_parameters()}
+        names = {parameter: plain_name(name) for name, parameter in trained.named_parameters()}
         groups: list[dict[str, Any]] = []
         for group in optimizer.param_groups:
             by_rate: dict[float, list[nn.Parameter]] = {}
             for parameter in group["params"]:
-                rate = rates.get(part_of(names[parameter], self.family), group["lr"])
-                by_rate.setdefault(rate, []).append(parameter)
+                by_rate.setdefault(self.rates[names[parameter]], []).append(parameter)
             groups += [{**group, "params": params, "lr": rate} for rate, params in by_rate.items()]
         optimizer.param_groups = groups
         return optimizer
