@@ -128,28 +128,30 @@ def _targets(model: PreTrainedModel, parts: PartMap, recipe: Recipe) -> tuple[li
     """Full names of the linear layers and of the single weights (a router's) that take adapters."""
     linear: list[str] = []
     weights: list[str] = []
-    matched: set[str] = set()
-    wanted: set[str] = set()
+    wanted: set[tuple[str, str]] = set()
+    matched: set[tuple[str, str]] = set()
     for name, module in model.named_modules():
-        targets = recipe.adapted(parts.place(name))
-        if targets is None or not (isinstance(module, nn.Linear) or _routes(module)):
+        adapted = recipe.adapted(parts.place(name))
+        if adapted is None:
             continue
+        span, targets = adapted
         if targets == "all-linear":
             chosen = isinstance(module, nn.Linear) and not name.endswith((HEAD, ".gate", "_gate"))
         else:
-            wanted.update(targets)
-            ends = {end for end in targets if name == end or name.endswith(f".{end}")}
+            group = span.text if recipe.by_part else ""
+            wanted |= {(group, end) for end in targets}
+            fits = isinstance(module, nn.Linear) or _routes(module)
+            ends = {(group, end) for end in targets if fits and (name == end or name.endswith(f".{end}"))}
             matched |= ends
             chosen = bool(ends)
         if chosen and name.endswith(HEAD) and _tied(model):
             raise ConfigError(
                 f"model.lora.targets: {name} shares its weights with the embedding, and an adapter on one of them "
-                "cannot be merged; train it with `full: [language[:0]]` (the embedding) instead"
+                "cannot be merged; train both with `full: ['language[:0]']`, the embedding, instead"
             )
-        if chosen and isinstance(module, nn.Linear):
-            linear.append(name)
-        elif chosen:
-            weights.append(f"{name}.weight")
+        if chosen:
+            linear += [name] if isinstance(module, nn.Linear) else []
+            weights += [] if isinstance(module, nn.Linear) else [f"{name}.weight"]
     if wanted - matched:
         raise ConfigError(_no_such_layer(wanted - matched, model, parts, recipe))
     return linear, weights
@@ -173,23 +175,22 @@ def _expert_weights(model: PreTrainedModel) -> Iterator[str]:
             yield name
 
 
-def _no_such_layer(missing: Collection[str], model: PreTrainedModel, parts: PartMap, recipe: Recipe) -> str:
+def _no_such_layer(missing: Collection[tuple[str, str]], model: PreTrainedModel, parts: PartMap, recipe: Recipe) -> str:
     """Say which targets match nothing, and what there is."""
-    known = sorted(
-        {
-            name.rpartition(".")[2]
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and recipe.adapted(parts.place(name)) is not None
-        }
-    )
-    near = {name: difflib.get_close_matches(name.rpartition(".")[2], known, n=1, cutoff=0.4) for name in missing}
-    said = ", ".join(
-        repr(name) + (f" (did you mean {close[0]}?)" if close else "") for name, close in sorted(near.items())
-    )
-    return (
-        f"model.lora.targets: {said} matches no linear layer of the parts that take adapters; there are: "
-        f"{', '.join(known)}"
-    )
+    known: dict[str, set[str]] = {}
+    for name, module in model.named_modules():
+        adapted = recipe.adapted(parts.place(name))
+        if adapted is not None and isinstance(module, nn.Linear) and not name.endswith(HEAD):
+            *_, parent, own = name.split(".")
+            known.setdefault(adapted[0].text, set()).add(f"{parent}.{own}" if own.isdecimal() else own)
+    said = []
+    for group, name in sorted(missing):
+        there = sorted(known.get(group, set()) if group else set().union(*known.values()))
+        near = difflib.get_close_matches(name, there, n=1, cutoff=0.4)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        where = group or "the parts that take adapters"
+        said.append(f"{name!r} matches no linear layer of {where}{meant}; there are: {', '.join(there)}")
+    return "model.lora.targets: " + "\n".join(said)
 
 
 def _whole_modules(model: PreTrainedModel, parts: PartMap, recipe: Recipe) -> list[str]:

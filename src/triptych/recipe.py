@@ -26,6 +26,8 @@ class Recipe:
     """Trained in full beside adapters; empty where everything is"""
     targets: tuple[tuple[Span, Targets], ...]
     """Where adapters go, and on which linear layers there"""
+    by_part: bool
+    """Whether the targets were named part by part"""
 
     def in_full(self, place: Place) -> bool:
         """Whether the weights there are trained themselves."""
@@ -33,12 +35,12 @@ class Recipe:
             return not _within(place, self.frozen)
         return _within(place, self.full)
 
-    def adapted(self, place: Place) -> Targets | None:
-        """Which linear layers there take adapters; None for none."""
+    def adapted(self, place: Place) -> tuple[Span, Targets] | None:
+        """Which linear layers there take adapters, and the selector that says so; None if none do."""
         if self.train == "full" or _within(place, (*self.frozen, *self.full)):
             return None
         span = narrowest((span for span, _ in self.targets), place)
-        return next((targets for found, targets in self.targets if found is span), None)
+        return next((pair for pair in self.targets if pair[0] is span), None)
 
     def learns(self, place: Place) -> bool:
         return self.in_full(place) or self.adapted(place) is not None
@@ -78,8 +80,10 @@ def make_recipe(
     named: Mapping[str, Targets] = targets if isinstance(targets, Mapping) else dict.fromkeys(PARTS, targets)
     adapted = spans(named, counts, "model.lora.targets")
     check_nested(adapted, "model.lora.targets")
-    recipe = Recipe(train, frozen, trained, tuple(zip(adapted, named.values(), strict=True)))
-    _something_learns(recipe, counts, explicit=isinstance(targets, Mapping))
+    recipe = Recipe(
+        train, frozen, trained, tuple(zip(adapted, named.values(), strict=True)), isinstance(targets, Mapping)
+    )
+    _something_learns(recipe, counts)
     return recipe
 
 
@@ -110,10 +114,11 @@ def layer_counts(config: Mapping[str, Any]) -> dict[Part, int] | None:
 def has_experts(config: Mapping[str, Any]) -> bool:
     """Whether ``config.json`` is that of a mixture of experts."""
     text = config.get("text_config") or config
-    return bool(text.get("num_experts"))
+    # Both spellings are released.
+    return bool(text.get("num_experts") or text.get("num_local_experts"))
 
 
-def _something_learns(recipe: Recipe, counts: Mapping[Part, int], *, explicit: bool) -> None:
+def _something_learns(recipe: Recipe, counts: Mapping[Part, int]) -> None:
     everything = [place for part in PARTS for place in _places(Span(part, part, -1, counts[part] + 1), counts)]
     if recipe.train == "full":
         if not any(recipe.in_full(place) for place in everything):
@@ -124,7 +129,7 @@ def _something_learns(recipe: Recipe, counts: Mapping[Part, int], *, explicit: b
             f"`train: {recipe.train}` and no layer is left for adapters: all are frozen or trained in full, so "
             "adapters would learn nothing; take one out of `freeze` or `full`, or use `train: full`"
         )
-    for span, _ in recipe.targets if explicit else ():
+    for span, _ in recipe.targets if recipe.by_part else ():
         if all(recipe.adapted(place) is None for place in _places(span, counts)):
             raise ConfigError(f"model.lora.targets: {span.text} is frozen or trained in full; no adapter fits there")
 

@@ -278,15 +278,18 @@ def _callbacks(settings: RunSettings, plan: Plan, output: Path, out: Console) ->
 
 
 def _sizes_table(sizes: Sequence[PartSize]) -> Table:
-    rows = [
-        [s.part, *(f"{n:,}" for n in (s.total, s.full, s.adapters, s.frozen)), " to ".join(f"{r:g}" for r in ends)]
-        for s in sizes
-        for ends in [dict.fromkeys((*s.rates[:1], *s.rates[-1:]))]
-    ]
-    columns = [[s.total, s.full, s.adapters, s.frozen] for s in sizes]
-    rows.append(["all", *(f"{sum(column):,}" for column in zip(*columns, strict=True)), ""])
+    rows = []
+    for size in sizes:
+        lowest_and_highest = dict.fromkeys((*size.rates[:1], *size.rates[-1:]))
+        rates = " to ".join(f"{rate:g}" for rate in lowest_and_highest) or "-"
+        rows.append(
+            (size.part, *(f"{count:,}" for count in (size.total, size.full, size.adapters, size.frozen)), rates)
+        )
+    sums = (
+        f"{sum(column):,}" for column in zip(*((s.total, s.full, s.adapters, s.frozen) for s in sizes), strict=True)
+    )
     heads = ("part", "all", "trained in full", "adapters", "frozen", "learning rate")
-    return report.table("Parameters", heads, rows)
+    return report.table("Parameters", heads, [*rows, ("all", *sums, "")])
 
 
 def _print_start(
