@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from torch import nn
 from triptych.data.batch import Batch
 from triptych.family import Family
 from triptych.memory import experts_per_token
-from triptych.parts import part_of
-from triptych.selectors import PARTS, Part
+from triptych.parts import HEAD, PartMap, role, values_of
+from triptych.selectors import PARTS, Part, Place
 
 # Dense bfloat16 matrix-product rate, FLOP/s, from the makers' data sheets; keyed by a part of the device's name.
 PEAKS = {
@@ -36,43 +37,38 @@ def device_peak() -> float | None:
 
 
 class FlopCounter:
-    """Model FLOPs of a row: 2 per weight and token forward, 2 for the gradient of the input, 2 for that of the weight.
+    """Model FLOPs of a row: 2 per weight forward, 2 for the gradient of the input, 2 for that of the weight.
 
     After Kaplan et al. 2020 (section 2.1) and Chowdhery et al. 2022 (appendix B), with what does not happen left out:
-    no weight gradient in frozen weights, no gradient at all below the lowest trained weight. Attention scores and
-    sums count 4 * width * length^2 per layer forward, half of it where causal, and twice that backward.
+    no weight gradient in frozen weights, no gradient at all below the lowest layer that learns, and of the experts only
+    those that a token goes to. Attention scores and sums count 4 * width * length^2 per layer forward, half of it where
+    causal, and twice that backward.
     """
 
     def __init__(self, model: nn.Module, family: Family, config: Any) -> None:
         text, vision = config.text_config, config.vision_config
+        parts = PartMap(model, family)
+        lowest = min((_depth(parts.place(name)) for name, p in model.named_parameters() if p.requires_grad))
         # A token goes through some of the experts only.
-        active = experts_per_token(text) / text.num_experts if experts_per_token(text) else 1.0
-        self.forward: dict[str, float] = dict.fromkeys((*PARTS, "head"), 0.0)
-        self.weight_grad: dict[str, float] = dict.fromkeys((*PARTS, "head"), 0.0)
-        learns: set[Part] = set()
+        used = experts_per_token(text) / text.num_experts if experts_per_token(text) else 1.0
+        self.passes = dict.fromkeys((*PARTS, "head"), 0.0)
         for name, parameter in model.named_parameters():
-            part = part_of(name, family)
-            if parameter.requires_grad:
-                learns.add(part)
-            if "embed_tokens" in name or parameter.ndim < 2:
+            looked_up = "embed_tokens" in name or "pos_embed" in name
+            if looked_up or parameter.ndim < 2 or role(name, parameter) == "original":
                 continue
-            key = "head" if "lm_head" in name else part
-            used = parameter.numel() * (active if ".experts." in name else 1)
-            self.forward[key] += 2 * used
-            self.weight_grad[key] += 2 * used if parameter.requires_grad else 0
-        if not self.forward["head"]:  # tied to the embedding
-            self.forward["head"] = 2 * text.vocab_size * text.hidden_size
-            self.weight_grad["head"] = self.forward["head"] if "language" in learns else 0
-        self.input_grad = {
-            "vision": "vision" in learns,
-            "merger": bool(learns & {"vision", "merger"}),
-            "language": True,
-            "head": True,
-        }
+            place = parts.place(name)
+            weights = values_of(parameter) * (used if ".experts." in name else 1.0)
+            key = "head" if HEAD in name else place.part
+            self.passes[key] += 2 * weights * (1 + (_depth(place) >= lowest) + parameter.requires_grad)
+        if not self.passes["head"]:  # tied to the embedding
+            learns = any(p.requires_grad and "embed_tokens" in name for name, p in model.named_parameters())
+            self.passes["head"] = 2.0 * text.vocab_size * text.hidden_size * (2 + learns)
         # Layers with a recurrent state cost nothing that grows with the square of the length.
-        attending = [kind != "linear_attention" for kind in getattr(text, "layer_types", None) or []]
-        self.text_attention = 2 * (sum(attending) or text.num_hidden_layers) * text.hidden_size
-        self.vision_attention = 4 * vision.depth * getattr(vision, "embed_dim", vision.hidden_size)
+        kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+        attending = [layer for layer, kind in enumerate(kinds) if kind != "linear_attention"]
+        self.text_attention = 2 * text.hidden_size * _attention_passes("language", attending, lowest)
+        width = getattr(vision, "embed_dim", None) or vision.hidden_size
+        self.vision_attention = 4 * width * _attention_passes("vision", range(vision.depth), lowest)
         self.merge = vision.spatial_merge_size**2
 
     def row(self, batch: Batch) -> float:
@@ -84,11 +80,17 @@ class FlopCounter:
             "language": batch.input_ids.shape[1],
             "head": len(batch.targets),
         }
-        total = 0.0
-        for key, count in units.items():
-            total += count * (self.forward[key] * (1 + self.input_grad[key]) + self.weight_grad[key])
+        total = sum(count * self.passes[key] for key, count in units.items())
         samples = float(batch.starts.diff().double().square().sum())
         images = float(batch.image_grid_thw.prod(1).double().square().sum())
-        total += 3 * self.text_attention * samples
-        passes = 3 if self.input_grad["vision"] else 1
-        return float(total + passes * self.vision_attention * images)
+        return float(total + self.text_attention * samples + self.vision_attention * images)
+
+
+def _depth(place: Place) -> tuple[int, int]:
+    """Orders places as the data goes through them."""
+    return PARTS.index(place.part), place.layer
+
+
+def _attention_passes(part: Part, layers: Iterable[int], lowest: tuple[int, int]) -> int:
+    """Passes through attention over all layers: 1 forward, and 2 backward where anything at or below it learns."""
+    return sum(3 if _depth(Place(part, layer)) >= lowest else 1 for layer in layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from triptych.family import Family
-from triptych.parts import part_of
+from triptych.parts import PartMap
+from triptych.quantised import BYTES_PER_WEIGHT
+from triptych.selectors import PARTS, Part, Place
 
 FLOAT32 = 4
 ADAMW_STATES = 2
@@ -55,11 +58,19 @@ class MemoryModel:
     the width, i that of the MLP. Under SDPA each language layer also keeps the mask that isolates the samples, T^2
     values; flash attention needs none. Norms of query and key keep both in float32, twice. A mixture's token goes
     through some experts, as an MLP of their width together. A linear attention layer keeps what its reference path in
-    transformers 5.23 was seen to keep, per value. A part with nothing to learn in it or below it keeps nothing.
+    transformers 5.23 was seen to keep, per value. Layers below the first that learns keep nothing. An adapter keeps r
+    of each token, r its rank, with dropout also its input and what was dropped of it, with DoRA twice its output.
     """
 
     def __init__(
-        self, model: nn.Module, family: Family, config: Any, precision: torch.dtype, *, checkpointing: bool
+        self,
+        model: nn.Module,
+        family: Family,
+        config: Any,
+        precision: torch.dtype,
+        *,
+        checkpointing: bool,
+        packed: Collection[str] = (),
     ) -> None:
         """
         Args:
@@ -68,30 +79,40 @@ class MemoryModel:
             config: of the model.
             precision: of the arithmetic.
             checkpointing: whether activations are computed again in the backward pass.
+            packed: names of the weights that will be in 4 bits, where the model was made without that.
         """
         self._bytes = precision.itemsize
-        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self._trained = sum(parameter.numel() for _, parameter in trained)
-        self._weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-        parts = {part_of(name, family) for name, _ in trained}
-        text, vision = config.text_config, config.vision_config
-        self._vocabulary: int = text.vocab_size
-        layers = text.num_hidden_layers
-        kinds = getattr(text, "layer_types", None) or ["full_attention"] * layers
-        normed = any(".q_norm." in name for name, _ in model.named_parameters())
-        each = [self._layer(text, kind, normed=normed) for kind in kinds]
-        self._per_token = layers * text.hidden_size * FLOAT32 + max(each) if checkpointing else sum(each)
+        self._trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        # Autocast keeps what it made of the float32 weights for the backward pass.
+        self._casts = self._trained * self._bytes if self._bytes < FLOAT32 else 0
+        self._weights = sum(
+            round(p.numel() * (BYTES_PER_WEIGHT if name in packed else p.element_size()))
+            for name, p in model.named_parameters()
+        )
+        parts = PartMap(model, family)
+        learning = [parts.place(name) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self._vocabulary: int = config.text_config.vocab_size
         masked = getattr(config, "_attn_implementation", None) in (None, "sdpa", "eager")
-        attending = sum(kind != "linear_attention" for kind in kinds)
+        normed = any(".q_norm." in name for name, _ in model.named_parameters())
+        self._count_language(config.text_config, learning, normed=normed, masked=masked, checkpointing=checkpointing)
+        self._count_vision(config.vision_config, learning, checkpointing=checkpointing)
+        adapters = _adapter_values(model, parts, self._bytes)
+        self._per_token += _at_once(adapters["language"], checkpointing=checkpointing)
+        self._per_patch += _at_once(adapters["vision"], checkpointing=checkpointing)
+        self._per_patch += sum(adapters["merger"].values()) // config.vision_config.spatial_merge_size**2
+
+    def _count_language(
+        self, text: Any, learning: list[Place], *, normed: bool, masked: bool, checkpointing: bool
+    ) -> None:
+        kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+        each = [self._layer(text, kind, normed=normed) for kind in kinds]
+        # Where the pictures' side learns, gradients go through all layers on their way to it.
+        alone = all(place.part == "language" for place in learning)
+        first = max(0, min(place.layer for place in learning)) if alone else 0
+        inputs = len(kinds) * text.hidden_size * FLOAT32
+        self._per_token = inputs + max(each) if checkpointing else sum(each[first:])
+        attending = sum(kind != "linear_attention" for kind in kinds[first:])
         self._per_pair = self._bytes * (1 if checkpointing else attending) if masked else 0
-        width = getattr(vision, "embed_dim", None) or vision.hidden_size
-        inner = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
-        block = (12 * width + 3 * inner) * self._bytes
-        blocks = vision.depth * width * self._bytes + block if checkpointing else vision.depth * block
-        values = 3 * vision.temporal_patch_size * vision.patch_size**2
-        self._per_patch = 3 * width * self._bytes if parts & {"vision", "merger"} else 0
-        if "vision" in parts:
-            self._per_patch += blocks + values * FLOAT32
 
     def _layer(self, text: Any, kind: str, *, normed: bool) -> int:
         """Bytes that a language layer keeps of a token, masks aside."""
@@ -105,13 +126,29 @@ class MemoryModel:
         norms = 2 * FLOAT32 * head * (text.num_attention_heads + text.num_key_value_heads) if normed else 0
         return int(shared + 7 * text.hidden_size * self._bytes + norms)
 
+    def _count_vision(self, vision: Any, learning: list[Place], *, checkpointing: bool) -> None:
+        width = getattr(vision, "embed_dim", None) or vision.hidden_size
+        inner = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
+        block = (12 * width + 3 * inner) * self._bytes
+        first = min((place.layer for place in learning if place.part == "vision"), default=vision.depth)
+        kept = vision.depth - max(0, first)
+        self._per_patch = 3 * width * self._bytes if any(place.part != "language" for place in learning) else 0
+        if kept and checkpointing:
+            self._per_patch += vision.depth * width * self._bytes + block
+        else:
+            self._per_patch += kept * block
+        if first < 0:
+            self._per_patch += 3 * vision.temporal_patch_size * vision.patch_size**2 * FLOAT32
+
     def step(self, row: RowSize) -> StepMemory:
         """Bytes of one forward and backward pass over ``row`` and the optimizer's step."""
         return StepMemory(
             weights=self._weights,
             gradients=self._trained * FLOAT32,
             optimizer=self._trained * FLOAT32 * ADAMW_STATES,
-            activations=row.tokens * (self._per_token + row.tokens * self._per_pair) + row.patches * self._per_patch,
+            activations=self._casts
+            + row.tokens * (self._per_token + row.tokens * self._per_pair)
+            + row.patches * self._per_patch,
             logits=row.supervised * self._vocabulary * self._logit_bytes,
         )
 
@@ -138,3 +175,26 @@ def mlp_width(text: Any) -> int:
 def experts_per_token(text: Any) -> int:
     """Experts that a token goes through; 0 for a dense model."""
     return int(getattr(text, "num_experts_per_tok", None) or 0)
+
+
+def _adapter_values(model: nn.Module, parts: PartMap, size: int) -> dict[Part, dict[int, int]]:
+    """Bytes that the adapters of every layer keep of one token or patch, at ``size`` bytes per value."""
+    kept: dict[Part, dict[int, int]] = {part: {} for part in PARTS}
+    for name, module in model.named_modules():
+        ranks = getattr(module, "r", None)
+        if not isinstance(ranks, dict) or not hasattr(module, "lora_A") or not isinstance(module.base_layer, nn.Linear):
+            continue
+        place = parts.place(name)
+        for adapter, rank in ranks.items():
+            values = rank * size
+            if isinstance(module.lora_dropout[adapter], nn.Dropout):
+                values += module.in_features * (size + 1)
+            if module.use_dora[adapter]:
+                values += 2 * module.out_features * size
+            kept[place.part][place.layer] = kept[place.part].get(place.layer, 0) + values
+    return kept
+
+
+def _at_once(layers: dict[int, int], *, checkpointing: bool) -> int:
+    """Of what every layer would keep, what is there at one time."""
+    return max(layers.values(), default=0) if checkpointing else sum(layers.values())

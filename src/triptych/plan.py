@@ -150,12 +150,17 @@ def _memory_model(settings: RunSettings, prepared: Prepared) -> MemoryModel:
     from triptych.memory import MemoryModel
     from triptych.methods import set_up_training
     from triptych.model import choose_precision, empty_model
+    from triptych.quantised import quantised_weights
 
     precision = choose_precision(settings.model)
     with torch.device("meta"):
         model = set_up_training(empty_model(settings.model), prepared.files.family, settings.model, precision)
     checkpointing = settings.train.gradient_checkpointing
-    return MemoryModel(model, prepared.files.family, model.config, precision, checkpointing=checkpointing)
+    # No weight is read here, so none is packed yet.
+    packed = set(quantised_weights(model, prepared.files.family)) if settings.model.train == "qlora" else set()
+    return MemoryModel(
+        model, prepared.files.family, model.config, precision, checkpointing=checkpointing, packed=packed
+    )
 
 
 def _memory_table(model: MemoryModel, row: RowSize) -> Table:
