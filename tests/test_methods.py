@@ -195,7 +195,7 @@ def test_a_mixed_run_resumed_is_never_stopped(small_model_dir: Path, tmp_path: P
 
 
 def test_layers_learn_at_their_own_rates_and_the_narrower_decides(small_model_dir: Path, tmp_path: Path) -> None:
-    rates = {"language": 1e-9, "language[1:2]": 3e-3, "vision": 1e-9, "vision[:1]": 2e-3}
+    rates = {"language": 1e-9, "language[1:2]": 4e-3, "vision": 1e-9, "vision[:1]": 2e-3}
     path = write(tmp_path, small_model_dir, {}, part_learning_rates=rates)
     run(path)
     settings = load(path)
@@ -205,6 +205,8 @@ def test_layers_learn_at_their_own_rates_and_the_narrower_decides(small_model_di
     for name, step in moved.items():
         fast = MERGER in name or (layer(name) == 1 if in_language(name) else layer(name) < 1)
         assert (step > 1e-3) if fast else (step < 1e-7), name
+    entries = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert {entry["learning_rate"] for entry in entries if "learning_rate" in entry} == {3e-3}, "the run's own"
 
 
 def test_recomputing_activations_changes_no_loss_of_a_mixed_run(small_model_dir: Path, tmp_path: Path) -> None:

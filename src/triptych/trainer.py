@@ -155,7 +155,8 @@ class RowTrainer(Trainer):
             for parameter in group["params"]:
                 by_rate.setdefault(self.rates[names[parameter]], []).append(parameter)
             groups += [{**group, "params": params, "lr": rate} for rate, params in by_rate.items()]
-        optimizer.param_groups = groups
+        # Trainer logs the rate of the first group: the run's own, where something learns at it.
+        optimizer.param_groups = sorted(groups, key=lambda group: bool(group["lr"] != self.args.learning_rate))
         return optimizer
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
