@@ -167,6 +167,52 @@ def evaluate(
     run_evaluation(settings, prepared, folder, out)
 
 
+@app.command()
+def export(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Checkpoint, or the folder `final` of a run.", exists=True, file_okay=False),
+    ],
+    to: Annotated[Path, typer.Option(help="Folder to write to; new or empty.")],
+    dtype: Annotated[
+        Literal["auto", "bfloat16", "float32", "float16"],
+        typer.Option(help="Precision; auto: that of the base's files."),
+    ] = "auto",
+    samples: Annotated[int, typer.Option(min=1, help="Samples of the run's data whose logits are compared.")] = 4,
+    push: Annotated[
+        str | None, typer.Option(metavar="USER/NAME", help="Then upload to the hub, as a private repository.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Prove an existing export against DIR; write nothing.")
+    ] = False,
+) -> None:
+    """Merge, save, read back and prove the model equal to the trained one; say how to serve it."""
+    from triptych import report
+    from triptych.export import export as run_export
+
+    run_export(folder, to, report.console(), dtype=dtype, samples=samples, push=push, check=check)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(metavar="DIR", help="Exported folder, checkpoint, or any model.")],
+    image: Annotated[list[str] | None, typer.Option(help="Picture of the first message; repeat for several.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer; default: the run's eval.max_new_tokens, else 512.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token every time.")] = 0.0,
+    thinking: Annotated[
+        bool | None, typer.Option("--thinking/--no-thinking", help="Where the model's template leaves a choice.")
+    ] = None,
+) -> None:
+    """Talk with a model about several pictures: answers on standard output, everything else on standard error."""
+    from triptych.chat import chat as run_chat
+
+    raise typer.Exit(
+        run_chat(model, image or (), max_new_tokens=max_new_tokens, temperature=temperature, thinking=thinking)
+    )
+
+
 def _refuse_to_mix(output: Path, resume: bool) -> None:
     """A new run never writes over an older one's checkpoints."""
     if not resume and any(output.glob("checkpoint-*")):
