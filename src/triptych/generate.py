@@ -1,14 +1,14 @@
-"""Answer prompts in batches with the model's own ``generate``: padded on the left, greedy."""
+"""Answer prompts with the model's own ``generate``: in batches, padded on the left, or one by one as it is written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, TextStreamer
 
 from triptych.data.layout import Layout
 from triptych.data.template import Template
@@ -46,6 +46,72 @@ def answer(
     max_new_tokens: int,
 ) -> list[Answer]:
     """Answer ``prompts`` together, each as if alone, taking the likeliest token every time."""
+    inputs = _inputs(model, prompts, template, normalizer)
+    longest = inputs["input_ids"].shape[1]
+    config = _generation(template, max_new_tokens, temperature=0.0)
+    written = model.generate(**inputs, generation_config=config)[:, longest:].tolist()  # type: ignore[operator]
+    return [_until_end(tokens, template.turn_end) for tokens in written]
+
+
+def stream(
+    model: PreTrainedModel,
+    prompt: Prompt,
+    template: Template,
+    normalizer: PixelNormalizer,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    write: Callable[[str], None],
+) -> Answer:
+    """Answer one prompt and hand on its text in pieces as it is written; together they are the decoded answer.
+
+    An interrupt (Ctrl-C) ends the answer there.
+
+    Args:
+        model: the model.
+        prompt: what was said so far.
+        template: the model's markup.
+        normalizer: on the model's device.
+        max_new_tokens: longest answer.
+        temperature: 0 for the likeliest token every time, else the temperature that tokens are drawn at.
+        write: called with every piece.
+    """
+    pieces = _Pieces(template, write)
+    config = _generation(template, max_new_tokens, temperature=temperature)
+    try:
+        with torch.inference_mode():
+            inputs = _inputs(model, [prompt], template, normalizer)
+            model.generate(**inputs, generation_config=config, streamer=pieces)  # type: ignore[operator]
+    except KeyboardInterrupt:
+        pieces.end()  # type: ignore[no-untyped-call]
+    return _until_end(pieces.ids, template.turn_end)
+
+
+class _Pieces(TextStreamer):
+    """Text of an answer in pieces that never end inside a character."""
+
+    def __init__(self, template: Template, write: Callable[[str], None]) -> None:
+        # All that it asks of a tokenizer is to decode.
+        super().__init__(template, skip_prompt=True)  # type: ignore[arg-type]
+        self.ids: list[int] = []
+        self.write = write
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt, then token after token."""
+        if not self.next_tokens_are_prompt:
+            self.ids += value.flatten().tolist()
+        super().put(value)  # type: ignore[no-untyped-call]
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: ARG002
+        """Hand a piece on."""
+        if text:
+            self.write(text)
+
+
+def _inputs(
+    model: PreTrainedModel, prompts: Sequence[Prompt], template: Template, normalizer: PixelNormalizer
+) -> dict[str, torch.Tensor]:
+    """What ``generate`` takes: prompts padded on the left to one length, their pictures end to end."""
     ids = [torch.from_numpy(prompt.layout.input_ids) for prompt in prompts]
     longest = max(map(len, ids))
     # Ids under the padding are never attended to; any id that is no picture will do.
@@ -63,14 +129,18 @@ def answer(
         inputs["image_grid_thw"] = torch.from_numpy(grids).to(device)
         # Tells the model which tokens are pictures, for their positions.
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == template.image_pad).int()
-    greedy = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False,
+    return inputs
+
+
+def _generation(template: Template, max_new_tokens: int, *, temperature: float) -> GenerationConfig:
+    # What is not said here, `generate` takes from the model's own settings; a temperature draws from all tokens.
+    drawing = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        **(drawing if temperature else {"do_sample": False}),
         max_new_tokens=max_new_tokens,
         eos_token_id=template.turn_end,
         pad_token_id=template.turn_end,
     )
-    written = model.generate(**inputs, generation_config=greedy)[:, longest:].tolist()  # type: ignore[operator]
-    return [_until_end(tokens, template.turn_end) for tokens in written]
 
 
 def _until_end(tokens: list[int], end: int) -> Answer:
