@@ -16,6 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 import tiny
 from families import FAMILIES
 from triptych import report
+from triptych.attention import install_attention
 from triptych.config import load
 from triptych.data.batch import build_batch
 from triptych.errors import ModelError
@@ -99,13 +100,21 @@ def test_its_plan_and_memory_are_shown(model: Path, tmp_path: Path, capsys: pyte
     assert "largest row, run on the CPU: loss" in shown.out + shown.err
 
 
+@pytest.mark.parametrize("attention", ["auto", "sdpa"])
 @pytest.mark.parametrize("freeze", ["[]", "[vision, merger]"])
-def test_the_memory_estimate_is_what_the_backward_pass_is_given(model: Path, tmp_path: Path, freeze: str) -> None:
-    settings = load(write_run(tmp_path, model), [f"model.freeze={freeze}"])
+def test_the_memory_estimate_is_what_the_backward_pass_is_given(
+    model: Path, tmp_path: Path, freeze: str, attention: str
+) -> None:
+    settings = load(write_run(tmp_path, model), [f"model.freeze={freeze}", f"model.attention={attention}"])
     prepared = prepare(settings, ("train",), report.console())
     family, corpus = prepared.files.family, prepared.corpora["train"]
     batch = build_batch(corpus, range(len(corpus)), filler=prepared.reading.template.filler())
-    trained = set_up_training(load_model(settings.model), family, settings.model, torch.float32).train()
+    loaded = load_model(settings.model)
+    isolation = choose_isolation(family, torch.device("cpu"))
+    chosen = install_attention(
+        loaded, settings.model.attention, torch.device("cpu"), torch.float32, recurrent=isolation.recurrent
+    )
+    trained = set_up_training(loaded, family, settings.model, torch.float32).train()
     weights = {parameter.untyped_storage().data_ptr() for parameter in trained.parameters()}
     kept: dict[int, int] = {}
 
@@ -115,10 +124,10 @@ def test_the_memory_estimate_is_what_the_backward_pass_is_given(model: Path, tmp
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    forward = RowForward(PixelNormalizer(prepared.files), choose_isolation(family, torch.device("cpu")))
+    forward = RowForward(PixelNormalizer(prepared.files), isolation, chosen)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         forward.summed_loss(trained, batch)
-    estimate = MemoryModel(trained, family, trained.config, torch.float32, checkpointing=False)
+    estimate = MemoryModel(trained, family, trained.config, torch.float32, checkpointing=False, attention=chosen.name)
     step = estimate.step(RowSize(batch.input_ids.shape[1], len(batch.pixels), len(batch.targets)))
     # Of the logits only the log-probabilities are kept; the rest is there while they are computed.
     ratio = sum(kept.values()) / (step.activations + step.logits / 3)

@@ -12,6 +12,7 @@ import torch
 
 import tiny
 from triptych import report
+from triptych.attention import install_attention
 from triptych.config import load
 from triptych.data.batch import build_batch
 from triptych.errors import ConfigError
@@ -106,13 +107,24 @@ def prepared_row(run_file: Path, *overrides: str) -> tuple[Any, Prepared, Any]:
 
 @pytest.mark.parametrize(
     "overrides",
-    [(), ("model.freeze=[vision]",), ("model.freeze=[vision, merger]",), ("train.gradient_checkpointing=true",)],
-    ids=["all", "frozen tower", "language alone", "checkpointing"],
+    [
+        (),
+        ("model.attention=sdpa",),
+        ("model.freeze=[vision]",),
+        ("model.freeze=[vision, merger]",),
+        ("train.gradient_checkpointing=true",),
+        ("train.gradient_checkpointing=true", "model.attention=sdpa"),
+    ],
+    ids=["all", "masked", "frozen tower", "language alone", "checkpointing", "checkpointing, masked"],
 )
 def test_the_estimate_is_what_the_backward_pass_is_given(run_file: Path, overrides: tuple[str, ...]) -> None:
     settings, prepared, batch = prepared_row(run_file, *overrides)
     family = prepared.files.family
-    model = set_up_training(load_model(settings.model), family, settings.model, torch.float32).train()
+    loaded = load_model(settings.model)
+    attention = install_attention(
+        loaded, settings.model.attention, torch.device("cpu"), torch.float32, recurrent=family.recurrent
+    )
+    model = set_up_training(loaded, family, settings.model, torch.float32).train()
     checkpointing = settings.train.gradient_checkpointing
     if checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
@@ -126,8 +138,9 @@ def test_the_estimate_is_what_the_backward_pass_is_given(run_file: Path, overrid
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = RowForward(PixelNormalizer(prepared.files)).summed_loss(model, batch)
-    estimate = MemoryModel(model, family, model.config, torch.float32, checkpointing=checkpointing)
+        loss = RowForward(PixelNormalizer(prepared.files), attention=attention).summed_loss(model, batch)
+    name = attention.name
+    estimate = MemoryModel(model, family, model.config, torch.float32, checkpointing=checkpointing, attention=name)
     size = RowSize(batch.input_ids.shape[1], len(batch.pixels), len(batch.targets))
     step = estimate.step(size)
     assert loss.item() > 0
@@ -136,7 +149,8 @@ def test_the_estimate_is_what_the_backward_pass_is_given(run_file: Path, overrid
     expected = step.activations + step.logits / 3
     if checkpointing:
         # The hooks do not see the layer that is computed again in the backward pass; the estimate holds one.
-        everything = MemoryModel(model, family, model.config, torch.float32, checkpointing=False).step(size)
+        all_kept = MemoryModel(model, family, model.config, torch.float32, checkpointing=False, attention=name)
+        everything = all_kept.step(size)
         assert measured < expected < everything.total - everything.weights - everything.gradients
     else:
         assert 0.8 < measured / expected < 1.25

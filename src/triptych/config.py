@@ -30,6 +30,8 @@ from triptych.errors import ConfigError
 from triptych.recipe import ANY_COUNTS, Recipe, Targets, Train, check_rates, has_experts, layer_counts, make_recipe
 from triptych.selectors import Part, parse_selector
 
+AttentionName = Literal["auto", "flash_attention_3", "flash_attention_2", "varlen", "sample_sdpa", "sdpa", "eager"]
+
 
 def _selector(text: str) -> str:
     parse_selector(text)
@@ -91,8 +93,8 @@ class ModelSettings(Settings):
     """Adapter settings; used with ``train: lora`` and ``qlora``."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the arithmetic; trained weights are kept in float32. ``auto``: bfloat16 on a GPU that has it."""
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
-    """Attention implementation of transformers; ``auto`` leaves the choice to it."""
+    attention: AttentionName = "auto"
+    """What computes attention in training; ``auto``: the first of these that works here (docs/attention.md)."""
 
     @model_validator(mode="after")
     def _methods_agree(self) -> Self:

@@ -39,13 +39,14 @@ def run_row(settings: RunSettings, prepared: Prepared, batch: Batch) -> DryRun:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = choose_precision(settings.model)
-    model = load_for_training(settings.model, prepared.files.family, precision)
+    isolation = choose_isolation(prepared.files.family, device)
+    model, attention = load_for_training(settings.model, prepared.files.family, precision, device, isolation)
     model.config.use_cache = False
     if settings.train.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     model.to(device).train()  # type: ignore[arg-type]
     normalizer = PixelNormalizer(prepared.files).to(device)
-    forward = RowForward(normalizer, choose_isolation(prepared.files.family, device))
+    forward = RowForward(normalizer, isolation, attention)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=settings.train.learning_rate)
     began = time.perf_counter()
     moved = batch.to(device)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from triptych.attention import MASKED_SDPA, Attention
 from triptych.data.batch import Batch
 from triptych.isolation import PACKED, Isolation
 from triptych.model import PixelNormalizer
@@ -20,6 +21,8 @@ class RowForward:
 
     normalizer: PixelNormalizer
     isolation: Isolation = PACKED
+    attention: Attention = MASKED_SDPA
+    """As installed in the model."""
 
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits (S, V) at the positions whose next token is a target; no other position reaches the vocabulary."""
@@ -53,7 +56,7 @@ class RowForward:
         }
         if len(row.image_grid_thw):
             inputs |= {"pixel_values": self.normalizer(row.pixels), "image_grid_thw": row.image_grid_thw}
-        return inputs | self.isolation.arguments(row)
+        return inputs | self.isolation.arguments(row) | self.attention.arguments(row)
 
 
 def _two_texts(vocabulary: int) -> Batch:

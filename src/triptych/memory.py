@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from triptych.attention import keeps_mask
+from triptych.config import AttentionName
 from triptych.family import Family
 from triptych.parts import PartMap
 from triptych.quantised import BYTES_PER_WEIGHT
@@ -55,11 +57,12 @@ class MemoryModel:
     A language layer keeps, of each token: both norms' inputs and normalised inputs (4 h, float32), the norms' outputs
     and the attention's query, key, value, output and its transposed copy (7 h), and gate, its activation, up and their
     product (4 i). A vision block keeps 12 h + 3 i of each patch, the merger 3 h, the patch embedding its input. h is
-    the width, i that of the MLP. Under SDPA each language layer also keeps the mask that isolates the samples, T^2
-    values; flash attention needs none. Norms of query and key keep both in float32, twice. A mixture's token goes
-    through some experts, as an MLP of their width together. A linear attention layer keeps what its reference path in
-    transformers 5.23 was seen to keep, per value. Layers below the first that learns keep nothing. An adapter keeps r
-    of each token, r its rank, with dropout also its input and what was dropped of it, with DoRA twice its output.
+    the width, i that of the MLP. Under masked SDPA each language layer also keeps the mask that isolates the samples,
+    T^2 values, and repeats keys and values that heads share; other attention does neither. Norms of query and key keep
+    both in float32, twice. A mixture's token goes through some experts, as an MLP of their width together. A linear
+    attention layer keeps what its reference path in transformers 5.23 was seen to keep, per value. Layers below the
+    first that learns keep nothing. An adapter keeps r of each token, r its rank, with dropout also its input and what
+    was dropped of it, with DoRA twice its output.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class MemoryModel:
         *,
         checkpointing: bool,
         packed: Collection[str] = (),
+        attention: AttentionName = "sdpa",
     ) -> None:
         """
         Args:
@@ -80,6 +84,7 @@ class MemoryModel:
             precision: of the arithmetic.
             checkpointing: whether activations are computed again in the backward pass.
             packed: names of the weights that will be in 4 bits, where the model was made without that.
+            attention: what computes attention, as chosen; not ``auto``.
         """
         self._bytes = precision.itemsize
         self._trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -92,7 +97,7 @@ class MemoryModel:
         parts = PartMap(model, family)
         learning = [parts.place(name) for name, parameter in model.named_parameters() if parameter.requires_grad]
         self._vocabulary: int = config.text_config.vocab_size
-        masked = getattr(config, "_attn_implementation", None) in (None, "sdpa", "eager")
+        masked = keeps_mask(attention)
         normed = any(".q_norm." in name for name, _ in model.named_parameters())
         self._count_language(config.text_config, learning, normed=normed, masked=masked, checkpointing=checkpointing)
         self._count_vision(config.vision_config, learning, checkpointing=checkpointing)
@@ -105,7 +110,7 @@ class MemoryModel:
         self, text: Any, learning: list[Place], *, normed: bool, masked: bool, checkpointing: bool
     ) -> None:
         kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
-        each = [self._layer(text, kind, normed=normed) for kind in kinds]
+        each = [self._layer(text, kind, normed=normed, repeats=masked) for kind in kinds]
         # Where the pictures' side learns, gradients go through all layers on their way to it.
         alone = all(place.part == "language" for place in learning)
         first = max(0, min(place.layer for place in learning)) if alone else 0
@@ -114,7 +119,7 @@ class MemoryModel:
         attending = sum(kind != "linear_attention" for kind in kinds[first:])
         self._per_pair = self._bytes * (1 if checkpointing else attending) if masked else 0
 
-    def _layer(self, text: Any, kind: str, *, normed: bool) -> int:
+    def _layer(self, text: Any, kind: str, *, normed: bool, repeats: bool) -> int:
         """Bytes that a language layer keeps of a token, masks aside."""
         shared = 4 * text.hidden_size * FLOAT32 + 4 * mlp_width(text) * self._bytes
         # What is sent to the experts and what comes back.
@@ -124,7 +129,8 @@ class MemoryModel:
             return int(shared + values * (LINEAR_ATTENTION + 16 * self._bytes))
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         norms = 2 * FLOAT32 * head * (text.num_attention_heads + text.num_key_value_heads) if normed else 0
-        return int(shared + 7 * text.hidden_size * self._bytes + norms)
+        states = 5.0 if repeats else 3 + 2 * text.num_key_value_heads / text.num_attention_heads
+        return int(shared + (2 + states) * text.hidden_size * self._bytes + norms)
 
     def _count_vision(self, vision: Any, learning: list[Place], *, checkpointing: bool) -> None:
         width = getattr(vision, "embed_dim", None) or vision.hidden_size

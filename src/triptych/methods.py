@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from triptych.attention import Attention, install_attention
 from triptych.config import LoraSettings, ModelSettings, RunSettings
 from triptych.errors import ConfigError
 from triptych.family import Family
+from triptych.isolation import Isolation
 from triptych.model import load_model
 from triptych.parts import HEAD, PartMap, inside, role
 from triptych.quantised import four_bit, require_four_bit
@@ -23,17 +25,22 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-def load_for_training(settings: ModelSettings, family: Family, precision: torch.dtype) -> PreTrainedModel | PeftModel:
-    """Load the weights of ``settings.path``, in 4 bits where asked, and decide which of them learn.
+def load_for_training(
+    settings: ModelSettings, family: Family, precision: torch.dtype, device: torch.device, isolation: Isolation
+) -> tuple[PreTrainedModel | PeftModel, Attention]:
+    """Load the weights of ``settings.path``, in 4 bits where asked, choose what computes attention on ``device``, and
+    decide which of the weights learn.
 
     Raises:
         ConfigError: if the settings do not fit the model, or this machine cannot compute with 4-bit weights.
         ModelError: if transformers cannot load them.
     """
-    if settings.train != "qlora":
-        return set_up_training(load_model(settings), family, settings, precision)
-    require_four_bit()
-    return set_up_training(load_model(settings, quantization=four_bit(family)), family, settings, precision)
+    if settings.train == "qlora":
+        require_four_bit()
+    loaded = load_model(settings, quantization=four_bit(family) if settings.train == "qlora" else None)
+    # Before anything is copied: a copy of a part has a config of its own.
+    attention = install_attention(loaded, settings.attention, device, precision, recurrent=isolation.recurrent)
+    return set_up_training(loaded, family, settings, precision), attention
 
 
 def set_up_training(

@@ -36,15 +36,15 @@ PROCESSOR_FILES = (
 def load_model(
     settings: ModelSettings, *, dtype: torch.dtype = torch.float32, quantization: BitsAndBytesConfig | None = None
 ) -> PreTrainedModel:
-    """Load the weights of ``settings.path``, those that ``quantization`` names packed.
+    """Load the weights of ``settings.path``, those that ``quantization`` names packed, with the attention
+    that transformers chooses.
 
     Raises:
         ModelError: if transformers cannot load them.
     """
-    attention = None if settings.attention == "auto" else settings.attention
     try:
         model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(
-            settings.path, dtype=dtype, attn_implementation=attention, quantization_config=quantization
+            settings.path, dtype=dtype, quantization_config=quantization
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise ModelError(f"cannot load the model {settings.path}: {error}") from error

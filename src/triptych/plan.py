@@ -147,6 +147,7 @@ def _memory(settings: RunSettings, prepared: Prepared, rows: RowSums, out: Conso
 def _memory_model(settings: RunSettings, prepared: Prepared) -> MemoryModel:
     import torch
 
+    from triptych.attention import choose_attention, find_facilities
     from triptych.memory import MemoryModel
     from triptych.methods import set_up_training
     from triptych.model import choose_precision, empty_model
@@ -155,11 +156,20 @@ def _memory_model(settings: RunSettings, prepared: Prepared) -> MemoryModel:
     precision = choose_precision(settings.model)
     with torch.device("meta"):
         model = set_up_training(empty_model(settings.model), prepared.files.family, settings.model, precision)
-    checkpointing = settings.train.gradient_checkpointing
     # No weight is read here, so none is packed yet.
     packed = set(quantised_weights(model, prepared.files.family)) if settings.model.train == "qlora" else set()
+    attention = settings.model.attention
+    if attention == "auto":  # a name that cannot work on this machine may still be planned with
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        attention = choose_attention("auto", find_facilities(device), model.config, precision).name
     return MemoryModel(
-        model, prepared.files.family, model.config, precision, checkpointing=checkpointing, packed=packed
+        model,
+        prepared.files.family,
+        model.config,
+        precision,
+        checkpointing=settings.train.gradient_checkpointing,
+        attention=attention,
+        packed=packed,
     )
 
 

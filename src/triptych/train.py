@@ -79,16 +79,17 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
         _check_identity(checkpoint, identity)
     family = prepared.files.family
     set_seed(settings.train.seed)  # adapters start from random weights
-    model = load_for_training(settings.model, family, precision)
+    isolation = choose_isolation(family, args.device)
+    model, attention = load_for_training(settings.model, family, precision, args.device, isolation)
     rates = parameter_rates(model, family, settings)
     model.config.use_cache = False
     extra = {"run.yaml": settings.to_yaml(), STATE: json.dumps(identity)}
     processor = ProcessorFiles(prepared.files, prepared.reading.geometry, extra)
     steps = math.ceil(len(plan) / settings.train.rows_per_step)
-    isolation = choose_isolation(family, args.device)
     _check_sharding(args, isolation)
     if is_main_process():
         _print_start(settings, prepared, part_sizes(model, family, rates), plan, steps, precision, checkpoint, out)
+        out.print(str(attention), markup=False)
         if not isolation.packs:
             out.print(f"one sample at a time: {isolation.reason}", markup=False)
     trainer = RowTrainer(
@@ -97,7 +98,7 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
         train_dataset=datasets["train"],
         eval_dataset=datasets.get("eval"),
         processing_class=processor,
-        forward=RowForward(PixelNormalizer(prepared.files), isolation),
+        forward=RowForward(PixelNormalizer(prepared.files), isolation, attention),
         family=family,
         settings=settings,
         rates=rates,
