@@ -236,6 +236,8 @@ class TrainSettings(Settings):
     """Gradient norm above which gradients are scaled down; 0 for never."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """Compile the language layers with torch.compile: a slow first step, quicker ones after it."""
     seed: int = 42
     """Seed of shuffling, adapters and dropout."""
     log_every: PositiveInt = 10

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from triptych.compiling import check_compiler, compile_layers
 from triptych.config import RunSettings
 from triptych.data.batch import Batch
 from triptych.isolation import choose_isolation
@@ -42,6 +43,9 @@ def run_row(settings: RunSettings, prepared: Prepared, batch: Batch) -> DryRun:
     isolation = choose_isolation(prepared.files.family, device)
     model, attention = load_for_training(settings.model, prepared.files.family, precision, device, isolation)
     model.config.use_cache = False
+    if settings.train.compile:
+        check_compiler(device)
+        compile_layers(model, prepared.files.family)
     if settings.train.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     model.to(device).train()  # type: ignore[arg-type]

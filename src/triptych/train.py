@@ -19,6 +19,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 
 from triptych import report
 from triptych.callbacks import ConsoleCallback, EpochCallback, RunLogCallback, tensorboard_callback
+from triptych.compiling import check_compiler, compile_layers
 from triptych.config import RunSettings
 from triptych.data.batch import RowDataset
 from triptych.data.corpus import Corpus
@@ -53,12 +54,19 @@ OWNED = {
     "seed": "train.seed",
     "activation_checkpointing": "train.gradient_checkpointing",
     "gradient_checkpointing": "train.gradient_checkpointing",
+    "torch_compile": "train.compile",
     "bf16": "model.precision",
     "fp16": "model.precision",
     "dataloader_num_workers": "data.workers",
     "dataloader_prefetch_factor": "data.prefetch",
     "train_sampling_strategy": "batch",
     "remove_unused_columns": "batch",
+}
+
+# Arguments of transformers that would change what is computed, without a word.
+REFUSED = {
+    "use_liger_kernel": "its fused loss would replace Triptych's; see docs/attention.md",
+    "liger_kernel_config": "see use_liger_kernel in docs/attention.md",
 }
 
 
@@ -83,6 +91,9 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
     model, attention = load_for_training(settings.model, family, precision, args.device, isolation)
     rates = parameter_rates(model, family, settings)
     model.config.use_cache = False
+    if settings.train.compile:
+        check_compiler(args.device)
+        compile_layers(model, family)
     extra = {"run.yaml": settings.to_yaml(), STATE: json.dumps(identity)}
     processor = ProcessorFiles(prepared.files, prepared.reading.geometry, extra)
     steps = math.ceil(len(plan) / settings.train.rows_per_step)
@@ -128,6 +139,8 @@ def training_arguments(settings: RunSettings, precision: torch.dtype) -> Trainin
     for name in train.hf:
         if name in OWNED:
             raise ConfigError(f"train.hf.{name}: use the setting `{OWNED[name]}`")
+        if name in REFUSED:
+            raise ConfigError(f"train.hf.{name}: {REFUSED[name]}")
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     accumulated = rows_per_rank(settings, world_size)
     has_eval = bool(data.eval)
