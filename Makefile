@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow check fmt bench docs tiny-base clean
+.PHONY: help install quickstart test test-slow check fmt bench bench-gpu docs tiny-base clean
 
 help:  ## List the chores
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F': *' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ fmt: $(DEV_STAMP)  ## Format the code and mend what the linter can
 
 bench: $(DEV_STAMP)  ## Run the benchmarks; results go to benchmarks/results
 	for file in headers packing; do $(BIN)/python benchmarks/$$file.py || exit 1; done
+
+bench-gpu: $(DEV_STAMP)  ## Measure training steps on this machine's GPU; results go to benchmarks/results/gpu.jsonl
+	$(BIN)/python benchmarks/gpu.py
 
 docs: $(DEV_STAMP)  ## Write the generated pages: JSON Schema and table of settings
 	$(BIN)/python tools/write_reference.py
