@@ -43,15 +43,17 @@ from triptych.data.batch import Batch
 from triptych.data.geometry import Geometry
 from triptych.data.layout import Layout, lay_out
 from triptych.data.template import Encoded
-from triptych.errors import Origin, TriptychError
+from triptych.errors import Origin
 from triptych.family import FAMILIES
 from triptych.flops import FlopCounter, device_peak
 from triptych.loss import RowForward
 from triptych.memory import MemoryModel, RowSize
-from triptych.model import PixelNormalizer, set_up_training
+from triptych.methods import set_up_training
+from triptych.model import PixelNormalizer
 
 FAMILY = FAMILIES["qwen2_vl"]
 RESULTS = Path(__file__).parent / "results" / "gpu.jsonl"
+GEOMETRY = Geometry(patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=56 * 56, max_pixels=28 * 28 * 1280)
 WARM_UP, STEPS = 2, 5
 SAMPLES, PICTURES_PER_SAMPLE, SIDE_PX = 4, 2, 768
 TARGET_SHARE = 0.1
@@ -173,9 +175,6 @@ def _batch(layouts: list[Layout], geometry: Geometry, random: np.random.Generato
 
 def run(case: Case) -> dict[str, Any]:
     """The numbers of a case; raises what stops it."""
-    geometry = Geometry(
-        patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=56 * 56, max_pixels=28 * 28 * 1280
-    )
     device = torch.device(case.device)
     loaded = make_model(case)
     attention = install_attention(loaded, case.attention, device, torch.bfloat16, recurrent=False)
@@ -185,13 +184,13 @@ def run(case: Case) -> dict[str, Any]:
     model.train()
     if case.checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
-    row = make_row(case, geometry)
+    row = make_row(case, GEOMETRY)
     size = RowSize(row.input_ids.shape[1], len(row.pixels), len(row.targets))
     estimate = MemoryModel(
         model, FAMILY, model.config, torch.bfloat16, checkpointing=case.checkpointing, attention=attention.name
     ).step(size)
     flops = FlopCounter(model, FAMILY, model.config).row(row)
-    forward = RowForward(_normalizer(geometry).to(device), attention=attention)
+    forward = RowForward(_normalizer(GEOMETRY).to(device), attention=attention)
     row = row.to(device)
     differences = packed_to_alone(model, forward, row)
     seconds = step_seconds(model, forward, row)
@@ -294,7 +293,7 @@ def attempt(case: Case) -> dict[str, Any]:
         return run(case)
     except torch.OutOfMemoryError:
         return {"failed": "out of memory"}
-    except (TriptychError, RuntimeError, ImportError, ValueError) as error:
+    except Exception as error:  # whatever it is belongs into the results
         return {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
 
 

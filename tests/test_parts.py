@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
 from triptych import report
+from triptych.attention import IMPLEMENTATIONS, Attention
 from triptych.config import ModelSettings, load
 from triptych.data.batch import Batch, build_batch
 from triptych.errors import ConfigError
@@ -115,7 +116,9 @@ WAYS: dict[str, dict[str, Any]] = {
 def set_up(model_dir: Path, how: dict[str, Any], dtype: torch.dtype) -> tuple[torch.nn.Module, Any, Family]:
     settings = ModelSettings.model_validate({"path": str(model_dir), "attention": "eager", **how})
     family = FAMILIES["qwen2_vl"]
-    model = set_up_training(load_model(settings), family, settings, dtype).train()
+    loaded = load_model(settings)
+    Attention(settings.attention, *IMPLEMENTATIONS[settings.attention]).install(loaded)
+    model = set_up_training(loaded, family, settings, dtype).train()
     return model, model.config, family
 
 
