@@ -30,6 +30,8 @@ from triptych.train import train
 pytestmark = [
     # torch's tracer looks at the gradients of whatever it meets.
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+    # inductor, torch 2.13, uses parts of torch and Python that are on their way out.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 
