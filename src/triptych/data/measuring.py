@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from triptych.data import images, members, storage
+from triptych.data import identity, images
 from triptych.data.engine import Engine
 from triptych.data.header_cache import Header, HeaderCache
 from triptych.data.images import ImageError
@@ -123,7 +123,7 @@ class _Measuring:
                 numbers, locations, stamps = self._tasks.popleft()
                 for number, location, stamp, outcome in zip(numbers, locations, stamps, outcomes, strict=True):
                     height, width, code, message = outcome
-                    key = _key(location)
+                    key = identity.key(location)
                     if stamp is not None and _lasts(location, code):
                         self._waiting.append((key, Header(stamp, height, width, code, message, self._deep)))
                     for asked in [number, *self._in_flight.pop(key)]:
@@ -143,10 +143,10 @@ class _Measuring:
         stamps: list[Stamp | None] = []
         for start, found in self._index.location_batches():
             self._store()  # another data file may name the same images
-            keys = [_key(location) for location in found]
+            keys = [identity.key(location) for location in found]
             known = self._cache.lookup(keys)
             for number, (location, key) in enumerate(zip(found, keys, strict=True), start):
-                stamp = _stamp(location, containers)
+                stamp = identity.stamp(location, containers)
                 header = known.get(key)
                 if header is not None and header.stamp == stamp and (header.decoded or not self._deep or header.code):
                     self._take(number, (header.height, header.width, header.code, header.message))
@@ -184,24 +184,3 @@ class _Measuring:
 def _lasts(location: str, code: Code | None) -> bool:
     """Whether an outcome holds as long as the file: a network that failed today may work tomorrow."""
     return not location.startswith(images.REFUSED) and (code is None or not images.is_remote(location))
-
-
-def _key(location: str) -> str:
-    """Name of an image in the cache; what is inside the data file itself goes by its hash."""
-    if not location.startswith(images.INLINE):
-        return location
-    return images.INLINE + hashlib.blake2b(location.encode(), digest_size=16).hexdigest()
-
-
-def _stamp(location: str, containers: dict[str, Stamp | None]) -> Stamp | None:
-    """Tells whether the file that holds an image changed; None if there is none. Each container is asked once."""
-    if location.startswith((images.INLINE, images.REFUSED)):
-        return len(location), 0
-    if location.startswith(members.PREFIX):
-        container = members.container(location)
-        if container not in containers:
-            containers[container] = storage.stamp(container)
-        return containers[container]
-    if images.is_remote(location):
-        return 0, 0  # to ask for every remote file at every start would cost a request each
-    return storage.stamp(location)

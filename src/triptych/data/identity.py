@@ -1,0 +1,40 @@
+"""What names an image in every cache, and what tells that it changed since."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from triptych.data import images, members, storage
+from triptych.data.storage import Stamp
+
+
+def key(location: str) -> str:
+    """Name of an image in a cache; what is inside the data file itself goes by its hash."""
+    if not location.startswith(images.INLINE):
+        return location
+    return images.INLINE + hashlib.blake2b(location.encode(), digest_size=16).hexdigest()
+
+
+def stamp(
+    location: str,
+    containers: dict[str, Stamp | None],
+    ask: Callable[[str], Stamp | None] = storage.stamp,
+) -> Stamp | None:
+    """Tells whether the file that holds an image changed; None if there is none.
+
+    Args:
+        location: as ``images.open_bytes`` takes it.
+        containers: what is known of files that hold many images; each is asked once and added.
+        ask: how a container is asked.
+    """
+    if location.startswith((images.INLINE, images.REFUSED)):
+        return len(location), 0
+    if location.startswith(members.PREFIX):
+        container = members.container(location)
+        if container not in containers:
+            containers[container] = ask(container)
+        return containers[container]
+    if images.is_remote(location):
+        return 0, 0  # to ask for every remote file at every start would cost a request each
+    return storage.stamp(location)
