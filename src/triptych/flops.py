@@ -82,7 +82,8 @@ class FlopCounter:
         }
         total = sum(count * self.passes[key] for key, count in units.items())
         samples = float(batch.starts.diff().double().square().sum())
-        images = float(batch.image_grid_thw.prod(1).double().square().sum())
+        decoded = batch.image_grid_thw[list(batch.decoded)]  # what else the row shows, the tower does not see
+        images = float(decoded.prod(1).double().square().sum())
         return float(total + self.text_attention * samples + self.vision_attention * images)
 
 

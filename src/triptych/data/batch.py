@@ -14,15 +14,33 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from triptych.data import pixels
 from triptych.data.corpus import Corpus
-from triptych.data.geometry import Geometry
+from triptych.data.features import FeatureReader
 from triptych.data.layout import Layout, lay_out
+from triptych.data.pictures import KNOWN, RowPictures
 from triptych.data.plan import Plan
 from triptych.data.template import Encoded
 from triptych.errors import Origin, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class RowFeatures:
+    """What is known of a row's images in a run that keeps features. L levels, F tokens, D width, M pictures."""
+
+    known: torch.Tensor
+    """(L, F, D) bfloat16: features of the images that are known, one after the other"""
+    tokens: tuple[int, ...]
+    """(N,) language tokens of each image"""
+    pictures: tuple[int, ...]
+    """(N,) which of the row's M decoded pictures an image shows, -1 (``KNOWN``) where its features are known"""
+    entries: tuple[bytes | None, ...]
+    """(M,) the name that a picture's features are stored under; None for one that is not stored"""
+
+    def part(self, start: int, end: int) -> RowFeatures:
+        """Of the images ``start`` to ``end``, all of which must be known."""
+        first, last = sum(self.tokens[:start]), sum(self.tokens[:end])
+        return RowFeatures(self.known[:, first:last], self.tokens[start:end], self.pictures[start:end], ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +52,7 @@ class Batch:
     position_ids: torch.Tensor
     """(4, 1, T) int64: row 0 restarts with every sample, rows 1-3 are M-RoPE temporal, height, width."""
     pixels: torch.Tensor
-    """(P, 3 * p * p) uint8, neither normalised nor repeated in time"""
+    """(P, 3 * p * p) uint8, neither normalised nor repeated in time; of each image, or of M pictures (``features``)"""
     image_grid_thw: torch.Tensor
     """(N, 3) int64, patches"""
     keep: torch.Tensor
@@ -51,6 +69,21 @@ class Batch:
     """Index of each sample in the corpus; a filler has none."""
     problems: tuple[Problem, ...]
     """Samples that were planned but could not be decoded; they are not in the row."""
+    features: RowFeatures | None = None
+    """None in a run that keeps no features: then ``pixels`` are those of the N images."""
+
+    @property
+    def decoded(self) -> tuple[int, ...]:
+        """For each picture in ``pixels`` the first of the N images that shows it."""
+        if self.features is None:
+            return tuple(range(len(self.image_grid_thw)))
+        numbers = self.features.pictures
+        return tuple(numbers.index(picture) for picture in range(len(self.features.entries)))
+
+    @property
+    def known_images(self) -> int:
+        """How many of the N images need no pixels: their features were stored."""
+        return 0 if self.features is None else self.features.pictures.count(KNOWN)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
         """The same row with its tensors on ``device``."""
@@ -61,13 +94,16 @@ class Batch:
         return self._map(torch.Tensor.pin_memory)
 
     def alone(self) -> Iterator[Batch]:
-        """Each sample of the row as a row of its own, in order: for models that cannot keep samples apart."""
+        """Each sample of the row as a row of its own, in order: for models that cannot keep samples apart.
+
+        Features, where the run keeps any, must all be known.
+        """
         starts = self.starts.tolist()
         patches = self.image_grid_thw.prod(-1).tolist()
         image, pixel = 0, 0
         for number, (start, end) in enumerate(pairwise(starts)):
             images = self.images_per_sample[number]
-            pixels = sum(patches[image : image + images])
+            pixels = sum(patches[image : image + images]) if self.features is None else 0
             kept = (self.keep >= start) & (self.keep < end)
             yield Batch(
                 input_ids=self.input_ids[:, start:end],
@@ -81,16 +117,25 @@ class Batch:
                 images_per_sample=(images,),
                 samples=self.samples[number : number + 1],  # none for a filler, which comes last
                 problems=(),
+                features=None if self.features is None else self.features.part(image, image + images),
             )
             image, pixel = image + images, pixel + pixels
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         values = {name: getattr(self, name) for name in self.__slots__}
         tensors = {name: function(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
-        return replace(self, **tensors)  # type: ignore[arg-type]
+        features = self.features and replace(self.features, known=function(self.features.known))
+        return replace(self, features=features, **tensors)  # type: ignore[arg-type]
 
 
-def build_batch(corpus: Corpus, indices: Sequence[int], *, with_image: bool = False, filler: Encoded) -> Batch:
+def build_batch(
+    corpus: Corpus,
+    indices: Sequence[int],
+    *,
+    with_image: bool = False,
+    filler: Encoded,
+    store: FeatureReader | None = None,
+) -> Batch:
     """Decode the images of the samples ``indices`` and lay them end to end.
 
     Args:
@@ -99,35 +144,34 @@ def build_batch(corpus: Corpus, indices: Sequence[int], *, with_image: bool = Fa
         with_image: put a filler picture into a row that has none. Ranks that train the vision tower together must all
             run it; the filler is a sample of its own, so no other sample sees it, and it has no target.
         filler: the filler's ids (one picture, no target).
+        store: where features are kept: what it holds is read instead of decoded, what repeats in the row is decoded
+            once.
 
     Samples whose images fail to decode are left out and named in ``problems``. A row left without any sample holds
     the filler.
     """
     layouts: list[Layout] = []
-    patches: list[NDArray[np.uint8]] = []
     used: list[int] = []
     problems: list[Problem] = []
-    for index in indices:
-        decoded, failed = pixels.decode_images(corpus.images(int(index)), corpus.geometry, corpus.origin(int(index)))
+    numbers = [int(index) for index in indices]
+    image_tokens = int(corpus.lengths.patches[numbers].sum()) // corpus.geometry.merge_size**2
+    pictures = RowPictures(corpus.geometry, store, tokens=image_tokens)
+    for index in numbers:
+        failed = pictures.add(corpus.images(index), corpus.origin(index))
         if failed:
             problems.extend(failed)
             continue
-        layouts.append(corpus.layout(int(index)))
-        patches.extend(decoded)
-        used.append(int(index))
-    if not layouts or (with_image and not patches):
+        layouts.append(corpus.layout(index))
+        used.append(index)
+    if not layouts or (with_image and not any(len(layout.grids) for layout in layouts)):
         side = corpus.geometry.factor
         layouts.append(lay_out(filler, [(side, side)], corpus.geometry, Origin("filler", 0)))
-        patches.append(pixels.patchify(np.zeros((side, side, 3), np.uint8), corpus.geometry))
-    return _join(layouts, patches, corpus.geometry, tuple(used), tuple(problems))
+        pictures.add_filler()
+    return _join(layouts, pictures, tuple(used), tuple(problems))
 
 
 def _join(
-    layouts: Sequence[Layout],
-    patches: Sequence[NDArray[np.uint8]],
-    geometry: Geometry,
-    samples: tuple[int, ...],
-    problems: tuple[Problem, ...],
+    layouts: Sequence[Layout], pictures: RowPictures, samples: tuple[int, ...], problems: tuple[Problem, ...]
 ) -> Batch:
     lengths = [len(layout.input_ids) for layout in layouts]
     ids = np.concatenate([layout.input_ids for layout in layouts])
@@ -143,7 +187,7 @@ def _join(
     return Batch(
         input_ids=torch.from_numpy(ids)[None],
         position_ids=torch.from_numpy(positions)[:, None],
-        pixels=torch.from_numpy(pixels.join(patches, geometry)),
+        pixels=torch.from_numpy(pictures.pixels()),
         image_grid_thw=torch.from_numpy(np.concatenate([layout.grids for layout in layouts])),
         keep=torch.from_numpy(targets - 1),
         targets=torch.from_numpy(ids[targets]),
@@ -152,20 +196,38 @@ def _join(
         images_per_sample=tuple(len(layout.grids) for layout in layouts),
         samples=samples,
         problems=problems,
+        features=_features(pictures),
     )
+
+
+def _features(pictures: RowPictures) -> RowFeatures | None:
+    if pictures.store is None:
+        return None
+    known = torch.from_numpy(pictures.known()).view(torch.bfloat16)
+    return RowFeatures(known, tuple(pictures.tokens), tuple(pictures.numbers), tuple(pictures.entries))
 
 
 class RowDataset(torch.utils.data.Dataset[Batch]):
     """Row number -> batch: what a data loader's workers call. Holds integers and a path, decodes on demand."""
 
-    def __init__(self, corpus: Corpus, plan: Plan, filler: Encoded, *, with_image: bool = False) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        plan: Plan,
+        filler: Encoded,
+        *,
+        with_image: bool = False,
+        store: FeatureReader | None = None,
+    ) -> None:
         self.corpus = corpus
         self.plan = plan
         self.filler = filler
         self.with_image = with_image
+        self.store = store
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, row: int) -> Batch:
-        return build_batch(self.corpus, self.plan.row(row).tolist(), with_image=self.with_image, filler=self.filler)
+        samples = self.plan.row(row).tolist()
+        return build_batch(self.corpus, samples, with_image=self.with_image, filler=self.filler, store=self.store)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 import time
@@ -113,6 +114,46 @@ class Corpus:
             SizedImage(*self._index.image(number), *measured, *resized)
             for number, (measured, resized) in zip(numbers, sizes, strict=True)
         ]
+
+    def shown(self, uses: NDArray[np.int64]) -> Iterator[tuple[str, tuple[int, int], int]]:
+        """What a run shows of these samples if it takes each of them ``uses`` (K,) times.
+
+        Yields (location, resized (height, width), how often) of each image and size, in no order. What comes twice is
+        an image that several data files name, or one of which some samples take a smaller size that others have anyway.
+        """
+        natural, sizes, shrunk = self._natural_uses(uses)
+        for start, locations in self._index.location_batches():
+            for number in (start + np.flatnonzero(natural[start : start + len(locations)])).tolist():
+                yield locations[number - start], sizes[number], int(natural[number])
+        for index in shrunk.tolist():
+            for image in self.images(index):
+                yield image.location, (image.resized_height, image.resized_width), int(uses[index])
+
+    def _natural_uses(
+        self, uses: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], list[tuple[int, int]], NDArray[np.int64]]:
+        """(I,) uses of each image at its natural size, that size, and the samples that show smaller ones."""
+        heights, widths = (self._sizes.column(name).to_pylist() for name in ("height", "width"))
+        resized = {
+            size: self.geometry.resized(*size) if size[0] else (0, 0) for size in set(zip(heights, widths, strict=True))
+        }
+        sizes = [resized[size] for size in zip(heights, widths, strict=True)]
+        cost = {size: math.prod(self.geometry.grid(*size)) for size in set(sizes)}
+        patches = np.array([cost[size] for size in sizes], np.int64)
+        places = np.full(self._index.sample_count, -1)
+        places[self._numbers("sample")] = np.arange(len(self))
+        natural, shrunk = np.zeros(len(sizes), np.int64), []
+        for start, _, first_image, (images,) in self._index.sample_batches("images"):
+            taken = places[start : start + len(images)]
+            numbers, counts = images.values.to_numpy() + first_image, np.diff(images.offsets.to_numpy())
+            owners = np.repeat(taken, counts)
+            sums = np.bincount(np.repeat(np.arange(len(taken)), counts), patches[numbers], len(taken))
+            whole = (taken >= 0) & (sums == self.lengths.patches[taken])
+            shrunk.append(taken[(taken >= 0) & ~whole])
+            kept = np.repeat(whole, counts)
+            np.add.at(natural, numbers[kept], uses[owners[kept]])
+        indices = np.concatenate(shrunk) if shrunk else np.empty(0, np.int64)
+        return natural, sizes, indices[uses[indices] > 0]
 
     def _sample(self, index: int) -> int:
         sample: int = self._lengths.column("sample")[index].as_py()

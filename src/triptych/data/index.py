@@ -78,6 +78,11 @@ class Index:
         return int(self._image_starts[-1])
 
     @property
+    def sample_count(self) -> int:
+        """S"""
+        return int(self._starts[-1])
+
+    @property
     def records(self) -> int:
         """Records seen, good or not."""
         return sum(part.records for part in self._parts)

@@ -101,15 +101,18 @@ def decode_images(
     sized: Sequence[SizedImage], geometry: Geometry, origin: Origin
 ) -> tuple[list[NDArray[np.uint8]], list[Problem]]:
     """Patches of each image of a sample, and a problem for each that does not decode."""
-    patches: list[NDArray[np.uint8]] = []
-    problems: list[Problem] = []
-    for number, image in enumerate(sized, 1):
-        size, resized = (image.height, image.width), (image.resized_height, image.resized_width)
-        try:
-            patches.append(load_patches(image.location, size, resized, geometry))
-        except ImageError as error:
-            problems.append(Problem(error.code, origin, error.message, image=number))
-    return patches, problems
+    found = [decode_image(image, number, geometry, origin) for number, image in enumerate(sized, 1)]
+    patches = [item for item in found if not isinstance(item, Problem)]
+    return patches, [item for item in found if isinstance(item, Problem)]
+
+
+def decode_image(image: SizedImage, number: int, geometry: Geometry, origin: Origin) -> NDArray[np.uint8] | Problem:
+    """Patches of the ``number``-th image of a sample, counted from 1, or why there are none."""
+    size, resized = (image.height, image.width), (image.resized_height, image.resized_width)
+    try:
+        return load_patches(image.location, size, resized, geometry)
+    except ImageError as error:
+        return Problem(error.code, origin, error.message, image=number)
 
 
 def join(patches: Sequence[NDArray[np.uint8]], geometry: Geometry) -> NDArray[np.uint8]:
