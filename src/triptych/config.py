@@ -12,6 +12,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -40,6 +41,14 @@ def _selector(text: str) -> str:
 
 PartOrLayers = Annotated[str, AfterValidator(_selector)]
 """``vision``, ``merger``, ``language``, or layers of one as a Python slice: ``language[:20]``."""
+
+
+def _switch(value: Any) -> Any:
+    """YAML 1.1 reads ``on`` and ``off`` as true and false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
 
 
 class Settings(BaseModel):
@@ -238,6 +247,10 @@ class TrainSettings(Settings):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool = False
     """Compile the language layers with torch.compile: a slow first step, quicker ones after it."""
+    feature_cache: Switch = "auto"
+    """Keep what a frozen tower and merger make of each image on disk; ``auto``: where images are shown repeatedly."""
+    feature_cache_gb: PositiveFloat = 50.0
+    """Size that the features of all runs together may reach on disk, GB."""
     seed: int = 42
     """Seed of shuffling, adapters and dropout."""
     log_every: PositiveInt = 10

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from triptych.attention import MASKED_SDPA, Attention
 from triptych.data.batch import Batch
+from triptych.feature_cache import FeatureCache, image_features
 from triptych.isolation import PACKED, Isolation
 from triptych.model import PixelNormalizer
 
@@ -23,9 +24,13 @@ class RowForward:
     isolation: Isolation = PACKED
     attention: Attention = MASKED_SDPA
     """As installed in the model."""
+    features: FeatureCache | None = None
+    """Makes what the store of image features lacks; None where the tower sees every image of every row."""
 
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits (S, V) at the positions whose next token is a target; no other position reaches the vocabulary."""
+        if self.features is not None:
+            batch = self.features.complete(batch)
         rows = [batch] if self.isolation.packs else batch.alone()
         return torch.cat([model(**self._inputs(row)).logits.flatten(0, -2) for row in rows])
 
@@ -54,7 +59,9 @@ class RowForward:
             "logits_to_keep": row.keep,
             "use_cache": False,
         }
-        if len(row.image_grid_thw):
+        if len(row.image_grid_thw) and row.features is not None:
+            inputs["mm_encoder_outputs"] = {"image": image_features(row.features)}
+        elif len(row.image_grid_thw):
             inputs |= {"pixel_values": self.normalizer(row.pixels), "image_grid_thw": row.image_grid_thw}
         return inputs | self.isolation.arguments(row) | self.attention.arguments(row)
 

@@ -87,6 +87,11 @@ def role(name: str, parameter: nn.Parameter) -> Role:
     return "full" if parameter.requires_grad else "frozen"
 
 
+def learning_parts(model: nn.Module, family: Family) -> set[Part]:
+    """The parts of a model, set up for training, in which something learns."""
+    return {part_of(name, family) for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def values_of(parameter: nn.Parameter) -> int:
     """Number of weights in a parameter, also where several are packed into a byte."""
     state = getattr(parameter, "quant_state", None)

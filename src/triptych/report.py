@@ -36,6 +36,7 @@ LOG_LINE: dict[str, tuple[str, str]] = {
     "supervised_tokens_per_second": ("supervised/s", ",.0f"),
     "row_fill": ("fill", ".1%"),
     "data_wait": ("data wait", ".1%"),
+    "stored_images": ("stored images", ".1%"),
     "mfu": ("MFU", ".1%"),
     "lost_samples": ("lost samples", "d"),
 }

@@ -23,14 +23,16 @@ from triptych.compiling import check_compiler, compile_layers
 from triptych.config import RunSettings
 from triptych.data.batch import RowDataset
 from triptych.data.corpus import Corpus
+from triptych.data.features import FeatureReader
 from triptych.data.plan import Plan, sequential_plan
 from triptych.errors import ConfigError, ModelError
+from triptych.feature_setup import open_features
 from triptych.isolation import Isolation, choose_isolation
 from triptych.loss import RowForward
 from triptych.methods import load_for_training, parameter_rates
 from triptych.model import PixelNormalizer, ProcessorFiles, choose_precision
-from triptych.parts import PartSize, part_sizes
-from triptych.prepare import Prepared, is_main_process, plan_training, rows_per_rank, train_mixture
+from triptych.parts import PartSize, learning_parts, part_sizes
+from triptych.prepare import Prepared, Split, is_main_process, plan_training, rows_per_rank, train_mixture
 from triptych.summary import write_summary
 from triptych.trainer import RowTrainer
 
@@ -80,11 +82,11 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
     output = Path(settings.output)
     precision = choose_precision(settings.model)
     args = training_arguments(settings, precision)
-    plan, datasets = _plan_run(settings, prepared, args)
-    identity = {"plan": _plan_identity(settings, prepared.corpora["train"])}
+    plans = _plan_run(settings, prepared, args)
+    plan = plans["train"]
+    identity: dict[str, Any] = {"plan": _plan_identity(settings, prepared.corpora["train"])}
     checkpoint = latest_checkpoint(output) if resume else None
-    if checkpoint is not None:
-        _check_identity(checkpoint, identity)
+    saved = {} if checkpoint is None else _check_identity(checkpoint, identity)
     family = prepared.files.family
     set_seed(settings.train.seed)  # adapters start from random weights
     isolation = choose_isolation(family, args.device)
@@ -94,22 +96,30 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
     if settings.train.compile:
         check_compiler(args.device)
         compile_layers(model, family)
+    sharded = _is_sharded(args)
+    features = open_features(
+        settings, prepared, plans, model, args, precision, sharded=sharded, resumed=saved.get("feature_cache")
+    )
+    identity["feature_cache"] = features.decision.on
     extra = {"run.yaml": settings.to_yaml(), STATE: json.dumps(identity)}
     processor = ProcessorFiles(prepared.files, prepared.reading.geometry, extra)
     steps = math.ceil(len(plan) / settings.train.rows_per_step)
-    _check_sharding(args, isolation)
+    _check_sharding(sharded, isolation)
     if is_main_process():
         _print_start(settings, prepared, part_sizes(model, family, rates), plan, steps, precision, checkpoint, out)
         out.print(str(attention), markup=False)
         if not isolation.packs:
             out.print(f"one sample at a time: {isolation.reason}", markup=False)
+        out.print(features.decision.line, markup=False)
+    together = args.world_size > 1 and (sharded or not learning_parts(model, family).isdisjoint(("vision", "merger")))
+    datasets = _datasets(prepared, plans, features.reader, with_image=together)
     trainer = RowTrainer(
         model=model,
         args=args,
         train_dataset=datasets["train"],
         eval_dataset=datasets.get("eval"),
         processing_class=processor,
-        forward=RowForward(PixelNormalizer(prepared.files), isolation, attention),
+        forward=RowForward(PixelNormalizer(prepared.files), isolation, attention, features.cache),
         family=family,
         settings=settings,
         rates=rates,
@@ -117,11 +127,16 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
         out=out,
         callbacks=_callbacks(settings, plan, output, out),
     )
-    if not _is_sharded(args):
+    if not sharded:
         _check_isolation(trainer, out)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        stored = features.close()
+        if stored:
+            out.print(stored, markup=False)
     final = output / "final"
     trainer.save_model(str(final))
     if is_main_process():
@@ -192,22 +207,26 @@ def training_arguments(settings: RunSettings, precision: torch.dtype) -> Trainin
     return args
 
 
-def _plan_run(settings: RunSettings, prepared: Prepared, args: TrainingArguments) -> tuple[Plan, dict[str, RowDataset]]:
-    corpus = prepared.corpora["train"]
-    batch = settings.batch.spec()
-    plan = plan_training(settings, corpus, args.world_size)
-    filler = prepared.reading.template.filler()
-    # Ranks that train the tower together must all run it, also on a row without pictures.
-    with_image = args.world_size > 1
-    datasets = {"train": RowDataset(corpus, plan, filler, with_image=with_image)}
+def _plan_run(settings: RunSettings, prepared: Prepared, args: TrainingArguments) -> dict[Split, Plan]:
+    plans: dict[Split, Plan] = {"train": plan_training(settings, prepared.corpora["train"], args.world_size)}
     if "eval" in prepared.corpora:
-        held_out = prepared.corpora["eval"]
-        eval_plan = sequential_plan(held_out.lengths, batch, world_size=args.world_size)
-        datasets["eval"] = RowDataset(held_out, eval_plan, filler, with_image=with_image)
-    return plan, datasets
+        lengths = prepared.corpora["eval"].lengths
+        plans["eval"] = sequential_plan(lengths, settings.batch.spec(), world_size=args.world_size)
+    return plans
 
 
-def _check_sharding(args: TrainingArguments, isolation: Isolation) -> None:
+def _datasets(
+    prepared: Prepared, plans: dict[Split, Plan], store: FeatureReader | None, *, with_image: bool
+) -> dict[Split, RowDataset]:
+    """The rows of each split; ``with_image``: ranks that run the tower together must all run it, on every row."""
+    filler = prepared.reading.template.filler()
+    return {
+        split: RowDataset(prepared.corpora[split], plan, filler, with_image=with_image, store=store)
+        for split, plan in plans.items()
+    }
+
+
+def _check_sharding(sharded: bool, isolation: Isolation) -> None:
     """Ranks that hold shards of each other's weights must run the model equally often.
 
     Raises:
@@ -273,13 +292,15 @@ def latest_checkpoint(output: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
-def _check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
-    saved = json.loads((checkpoint / STATE).read_text())
+def _check_identity(checkpoint: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """What the run that wrote ``checkpoint`` noted about itself."""
+    saved: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
     if saved["plan"] != identity["plan"]:
         raise ConfigError(
             f"{checkpoint} belongs to other rows: data, limits, batch, seed or rows_per_step changed since. "
             "Restore them, or start anew without --resume in another output folder"
         )
+    return saved
 
 
 def _callbacks(settings: RunSettings, plan: Plan, output: Path, out: Console) -> list[TrainerCallback]:

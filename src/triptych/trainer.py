@@ -35,6 +35,8 @@ class Meter:
 
     tokens: int = 0
     images: int = 0
+    known: int = 0
+    """Images whose features were stored"""
     supervised: int = 0
     rows: int = 0
     flops: float = 0.0
@@ -87,6 +89,7 @@ class RowTrainer(Trainer):
             self.meter.rows += 1
             self.meter.tokens += batch.input_ids.shape[1]
             self.meter.images += len(batch.image_grid_thw)
+            self.meter.known += batch.known_images
             self.meter.supervised += len(batch.targets)
         supervised = torch.tensor(sum(len(batch.targets) for batch in batches), device=device)
         if self.args.world_size > 1:
@@ -180,12 +183,12 @@ class RowTrainer(Trainer):
         now = time.perf_counter()
         meter, self.meter = self.meter, Meter(started=now)
         seconds = now - meter.started
-        sums = [meter.tokens, meter.images, meter.supervised, meter.rows, meter.waited, meter.flops]
+        sums = [meter.tokens, meter.images, meter.known, meter.supervised, meter.rows, meter.waited, meter.flops]
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(
                 torch.tensor(sums, device=self.args.device, dtype=torch.float64), "sum"
             ).tolist()
-        tokens, images, supervised, rows, waited, flops = sums
+        tokens, images, known, supervised, rows, waited, flops = sums
         budget = self.settings.batch.tokens
         logs = {
             "tokens_per_second": tokens / seconds,
@@ -194,6 +197,8 @@ class RowTrainer(Trainer):
             "row_fill": tokens / max(1, rows * budget) if budget else 1.0,
             "data_wait": waited / self.args.world_size / seconds,
         }
+        if self.forward.features is not None:
+            logs["stored_images"] = known / max(1, images)
         if self.peak:
             logs["mfu"] = flops / seconds / (self.peak * self.args.world_size)
         return logs
