@@ -47,7 +47,7 @@ class Forecast:
         return 1 - self.missing / self.uses if self.uses else 0.0
 
     def __str__(self) -> str:
-        text = f"{self.size / 1e9:,.1f} GB for {self.images:,} images, each used {self.uses / self.images:.1f} times"
+        text = f"{_shown(self.size)} for {self.images:,} images, each used {self.uses / self.images:.1f} times"
         held = self.images - self.missing
         return f"{text}, {held:,} of them stored already" if held else text
 
@@ -190,15 +190,21 @@ def decide(settings: TrainSettings, found: Forecast, room: Room, *, resumed: boo
 
 
 def _obstacle(found: Forecast, room: Room) -> str | None:
+    features = f"the features of {found.missing:,} images would take {_shown(found.missing_size)}"
     if room.held + found.missing_size > room.limit:
-        held = f" and {room.held / 1e9:,.1f} GB are there" if room.held else ""
+        held = f" beside {_shown(room.held)} already there" if room.held else ""
         return (
-            f"{found}, would take {found.missing_size / 1e9:,.1f} GB{held}, over train.feature_cache_gb "
-            f"{room.limit / 1e9:,.1f}; raise it, or delete folders in {store_folder()}"
+            f"{features}{held}, over train.feature_cache_gb {room.limit / 1e9:g}; raise it, or delete folders in "
+            f"{store_folder()}"
         )
     if found.missing_size > room.free * FREE_SHARE:
         return (
-            f"{found}, would take {found.missing_size / 1e9:,.1f} GB, and {store_folder()} has "
-            f"{room.free / 1e9:,.1f} GB free; make room, or choose another disk with TRIPTYCH_CACHE"
+            f"{features}, and {store_folder()} has {_shown(room.free)} free; make room, or choose another disk with "
+            "TRIPTYCH_CACHE"
         )
     return None
+
+
+def _shown(size: int) -> str:
+    unit, scale = next(((unit, scale) for unit, scale in (("GB", 1e9), ("MB", 1e6)) if size >= scale), ("kB", 1e3))
+    return f"{size / scale:,.1f} {unit}"

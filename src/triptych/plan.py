@@ -21,6 +21,9 @@ from triptych.errors import TriptychError
 from triptych.prepare import Prepared, plan_training, prepare, rows_per_rank, train_mixture
 
 if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
     from triptych.memory import MemoryModel, RowSize
 
 LONGEST = 5
@@ -53,7 +56,9 @@ def plan(run: Path, overrides: Sequence[str], *, world_size: int, dry_run_worst:
     rows = RowSums(corpus, planned)
     out.print(_plan_table(settings, prepared, planned, rows))
     out.print(_longest_table(corpus))
-    worst = _memory(settings, prepared, rows, out)
+    model = _model_without_weights(settings, prepared)
+    worst = _memory(settings, prepared, model, rows, out)
+    out.print(_features_line(settings, prepared, model, planned), markup=False)
     if dry_run_worst:
         _dry_run(settings, prepared, planned.row(worst), out)
 
@@ -133,44 +138,62 @@ def _longest_table(corpus: Corpus) -> Table:
     return report.table("Longest samples", ("sample", "tokens", "patches", "images"), lines)
 
 
-def _memory(settings: RunSettings, prepared: Prepared, rows: RowSums, out: Console) -> int:
-    """Print the memory that the largest row is estimated to take; returns its number."""
-    from triptych.memory import RowSize
-
-    model = _memory_model(settings, prepared)
-    worst = model.largest(rows.tokens, rows.patches, rows.supervised)
-    size = RowSize(int(rows.tokens[worst]), int(rows.patches[worst]), int(rows.supervised[worst]))
-    out.print(_memory_table(model, size))
-    return worst
-
-
-def _memory_model(settings: RunSettings, prepared: Prepared) -> MemoryModel:
+def _model_without_weights(settings: RunSettings, prepared: Prepared) -> PreTrainedModel | PeftModel:
     import torch
 
-    from triptych.attention import choose_attention, find_facilities
-    from triptych.memory import MemoryModel
     from triptych.methods import set_up_training
     from triptych.model import choose_precision, empty_model
-    from triptych.quantised import quantised_weights
 
     precision = choose_precision(settings.model)
     with torch.device("meta"):
-        model = set_up_training(empty_model(settings.model), prepared.files.family, settings.model, precision)
+        return set_up_training(empty_model(settings.model), prepared.files.family, settings.model, precision)
+
+
+def _memory(
+    settings: RunSettings, prepared: Prepared, model: PreTrainedModel | PeftModel, rows: RowSums, out: Console
+) -> int:
+    """Print the memory that the largest row is estimated to take; returns its number."""
+    import torch
+
+    from triptych.attention import choose_attention, find_facilities
+    from triptych.memory import MemoryModel, RowSize
+    from triptych.model import choose_precision
+    from triptych.quantised import quantised_weights
+
+    precision, checkpointing = choose_precision(settings.model), settings.train.gradient_checkpointing
     # No weight is read here, so none is packed yet.
     packed = set(quantised_weights(model, prepared.files.family)) if settings.model.train == "qlora" else set()
     attention = settings.model.attention
     if attention == "auto":  # a name that cannot work on this machine may still be planned with
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         attention = choose_attention("auto", find_facilities(device), model.config, precision).name
-    return MemoryModel(
+    memory = MemoryModel(
         model,
         prepared.files.family,
         model.config,
         precision,
-        checkpointing=settings.train.gradient_checkpointing,
+        checkpointing=checkpointing,
         attention=attention,
         packed=packed,
     )
+    worst = memory.largest(rows.tokens, rows.patches, rows.supervised)
+    size = RowSize(int(rows.tokens[worst]), int(rows.patches[worst]), int(rows.supervised[worst]))
+    out.print(_memory_table(memory, size))
+    return worst
+
+
+def _features_line(settings: RunSettings, prepared: Prepared, model: PreTrainedModel | PeftModel, planned: Plan) -> str:
+    """Whether keeping image features pays, for all that the plan knows: neither what is stored nor evaluation."""
+    from triptych.feature_plan import decide, feature_shape, forecast, measure_room, refusal
+    from triptych.parts import learning_parts
+
+    if settings.train.feature_cache == "off":
+        return "feature cache off: as set"
+    reason = refusal(learns=learning_parts(model, prepared.files.family), sharded=False)
+    if reason is not None:
+        return f"feature cache off: {reason}"
+    found = forecast(settings, {"train": planned}, prepared.corpora, feature_shape(model.config))
+    return decide(settings.train, found, measure_room(settings.train)).line
 
 
 def _memory_table(model: MemoryModel, row: RowSize) -> Table:

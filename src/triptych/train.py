@@ -226,7 +226,7 @@ def _datasets(
     }
 
 
-def _check_sharding(sharded: bool, isolation: Isolation) -> None:
+def _check_sharding(args: TrainingArguments, isolation: Isolation) -> None:
     """Ranks that hold shards of each other's weights must run the model equally often.
 
     Raises:
