@@ -69,7 +69,9 @@ class Rows:
         self.plain = RowForward(normalizer, isolation)
         self.writer = FeatureWriter(self.folder, 10**9)
         merge = self.corpus.geometry.merge_size
-        cache = FeatureCache(self.model, normalizer, merge, self.shape, torch.float32, self.writer)
+        cache = FeatureCache(
+            self.model, normalizer, merge, torch.float32, FeatureReader(self.folder, self.shape), self.writer
+        )
         self.keeping = RowForward(normalizer, isolation, cache)
 
     def row(self, indices: list[int], *, store: bool) -> Batch:
@@ -140,6 +142,18 @@ def test_an_image_that_repeats_in_a_row_is_decoded_and_made_once(tmp_path: Path)
     assert rows.writer.stored == len(row.features.entries)
     plain = rows.plain.summed_loss(rows.model, rows.row([1, 2, 1, 1], store=False))
     assert loss.item() == pytest.approx(plain.item(), rel=TOLERANCE)
+
+
+def test_what_was_stored_since_the_row_was_built_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Rows(tmp_path, "qwen3_vl")
+    early = rows.row([1, 2, 3], store=True)  # as a worker prefetches it
+    first = rows.keeping.summed_loss(rows.model, rows.row([1, 2, 3], store=True))
+    rows.writer.close()
+    monkeypatch.setattr(FeatureCache, "_run_tower", None)
+    assert early.known_images == 0
+    assert torch.equal(rows.keeping.summed_loss(rows.model, early), first)
 
 
 def test_a_sample_that_does_not_decode_leaves_nothing_of_it_in_the_row(tmp_path: Path) -> None:

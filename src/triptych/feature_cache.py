@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from triptych.data.batch import Batch, RowFeatures
-from triptych.data.features import FeatureFile, FeatureShape
+from triptych.data.features import FeatureFile, FeatureReader
 from triptych.data.pictures import KNOWN
 from triptych.errors import ModelError
 from triptych.family import Family, ModelFiles
@@ -137,16 +137,17 @@ class FeatureWriter:
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             values = item.values()
-            stored = self.error is None and self._file.written + values.nbytes <= self._limit
-            if stored:
+            fits = self.error is None and self._file.written + values.nbytes <= self._limit
+            stored = False
+            if fits:
                 try:
-                    self._file.add(item.entry, values)
+                    stored = self._file.add(item.entry, values)
                 except OSError as error:
-                    self.error, stored = error, False
+                    self.error, fits = error, False
             with self._lock:
                 self._waiting -= values.nbytes
                 self.stored += stored
-                self.left_out += not stored
+                self.left_out += not fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +182,8 @@ class FeatureCache:
         model: Any,
         normalizer: nn.Module,
         merge_size: int,
-        shape: FeatureShape,
         precision: torch.dtype,
+        reader: FeatureReader,
         writer: FeatureWriter,
     ) -> None:
         """
@@ -190,14 +191,15 @@ class FeatureCache:
             model: the model itself, without the wrappers of adapters or ranks.
             normalizer: bytes to the tower's input.
             merge_size: patches per side of one language token.
-            shape: of the features.
             precision: of the arithmetic.
+            reader: of the store, for what came into it since the row was built.
             writer: takes what is new.
         """
         self.model = model
         self.normalizer = normalizer
         self.patches_per_token = merge_size**2
-        self.shape = shape
+        self.shape = reader.shape
+        self.reader = reader
         self.precision = precision
         self.writer = writer
 
@@ -214,16 +216,25 @@ class FeatureCache:
         return replace(row, pixels=row.pixels[:0], features=complete)
 
     def _make(self, row: Batch, features: RowFeatures) -> list[torch.Tensor]:
+        self.reader.refresh()  # the row was built some steps ago
         made: list[torch.Tensor] = []
         start = 0
         for entry, image in zip(features.entries, row.decoded, strict=True):
             end = start + features.tokens[image] * self.patches_per_token
-            values = self._run_tower(row.pixels[start:end], row.image_grid_thw[image : image + 1])
-            if entry is not None:
-                self.writer.submit(entry, values)
+            values = self._read(entry, features.tokens[image], row.pixels.device)
+            if values is None:
+                values = self._run_tower(row.pixels[start:end], row.image_grid_thw[image : image + 1])
+                if entry is not None:
+                    self.writer.submit(entry, values)
             made.append(values)
             start = end
         return made
+
+    def _read(self, entry: bytes | None, tokens: int, device: torch.device) -> torch.Tensor | None:
+        values = np.empty((self.shape.levels, tokens, self.shape.hidden), np.uint16)
+        if entry is None or not self.reader.read(entry, values):
+            return None
+        return torch.from_numpy(values).view(torch.bfloat16).to(device)
 
     @torch.no_grad()
     def _run_tower(self, pixels: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:

@@ -180,8 +180,8 @@ class FeatureFile:
         self._names: set[bytes] = set()
         self._files: tuple[int, int] | None = None
 
-    def add(self, name: bytes, values: NDArray[np.uint16]) -> None:
-        """Store an entry; one that this writer stored before is left as it is.
+    def add(self, name: bytes, values: NDArray[np.uint16]) -> bool:
+        """Store an entry; False if this writer stored it before.
 
         Args:
             name: see ``entry_name``.
@@ -191,7 +191,7 @@ class FeatureFile:
             OSError: if it cannot be written; the store stays valid.
         """
         if name in self._names:
-            return
+            return False
         data, records = self._open()
         content = values.data.cast("B")
         try:
@@ -204,6 +204,7 @@ class FeatureFile:
             raise
         self._names.add(name)
         self.written += len(content)
+        return True
 
     def close(self) -> None:
         """Close the files; what was added is there already."""
