@@ -1,12 +1,13 @@
 """How much faster is an epoch when the frozen tower's features are kept, and what does the first one pay for it?
 
 Method: a random Qwen2-VL with the proportions of the 2B model (language layers 1.31 B, head 0.23 B, tower with merger
-0.67 B parameters; four patches per token), a hundredth of its size: 13.2 M, 2.4 M and 6.9 M. Its share of the tower in
-a row's FLOPs is printed beside that of the real model, both counted by `FlopCounter`. LoRA of rank 16 on the language
-layers, one sample per step, 1 to 8 photo-like JPEGs each (workload.py), 262,144 pixels per picture, every picture
-shown once per epoch, two workers. Runs of two epochs with `train.feature_cache` off and auto take turns, each of the
-latter with an empty store; seconds per epoch are images over images per second of the run's own log. Medians over the
-rounds, ratios within a round.
+0.67 B parameters; four patches per token), about a sixtieth of its size and as wide heads. Since attention and merger
+do not shrink like the rest, the tower is sized by its share of an epoch's FLOPs: both models' shares, counted by
+`FlopCounter`, are printed, and the parameters. LoRA of rank 8 (16, as the width is half) on the language layers, one
+sample per step, 1 to 8 photo-like JPEGs each (workload.py), 262,144 pixels per picture, every picture shown once per
+epoch, two workers. Runs of two epochs with `train.feature_cache` off and auto take turns, each of the latter with an
+empty store; seconds per epoch are images over images per second of the run's own log. Medians over the rounds, ratios
+within a round.
 
     python benchmarks/feature_cache.py
 
@@ -41,7 +42,9 @@ from triptych.feature_cache import FeatureCache, FeatureWriter
 from triptych.feature_plan import feature_shape
 from triptych.flops import FlopCounter
 from triptych.loss import RowForward
-from triptych.model import PixelNormalizer, load_model, set_up_training
+from triptych.methods import set_up_training
+from triptych.model import PixelNormalizer, load_model
+from triptych.parts import part_of
 from triptych.prepare import Prepared, prepare
 from triptych.quickstart.tiny import IMAGE_PROCESSOR, make_tiny_tokenizer
 from triptych.train import train
@@ -57,10 +60,11 @@ MARKS = {
     "vision_end": "<|vision_end|>",
 }
 SMALL: dict[str, Any] = {
-    "text": {"hidden_size": 256, "intermediate_size": 1493, "num_hidden_layers": 10, "vocab_size": 9216},
-    "heads": {"num_attention_heads": 4, "num_key_value_heads": 1},
-    "vision": {"depth": 11, "embed_dim": 208, "num_heads": 4},
+    "text": {"hidden_size": 768, "intermediate_size": 4480, "num_hidden_layers": 2, "vocab_size": 5460},
+    "heads": {"num_attention_heads": 6, "num_key_value_heads": 1},
+    "vision": {"depth": 6, "embed_dim": 320, "num_heads": 4},
 }
+HEAD = SMALL["text"]["hidden_size"] * SMALL["text"]["vocab_size"]
 REAL: dict[str, Any] = {
     "text": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "vocab_size": 151_936},
     "heads": {"num_attention_heads": 12, "num_key_value_heads": 2},
@@ -97,7 +101,7 @@ def write_work(folder: Path, samples: int) -> dict[str, Any]:
         record["images"] = [f"images/{next(pool)}" for _ in record["images"]]
     (folder / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return {
-        "model": {"path": str(folder / "model"), "train": "lora", "freeze": ["vision", "merger"]},
+        "model": {"path": str(folder / "model"), "train": "lora", "freeze": ["vision", "merger"], "lora": {"rank": 8}},
         "data": {"train": [{"path": str(folder / "train.jsonl")}], "workers": 2},
         "batch": {"samples": 1},
         "train": {"epochs": 2, "learning_rate": 1e-4, "log_every": samples, "save_every": 10**6},
@@ -142,7 +146,8 @@ class Parts:
         for index in range(len(corpus)):
             whole = self._timed("decode and resize", lambda index=index: self._row(index, None))
             missing = self._row(index, self.reader)
-            self._timed("tower, every image alone", lambda row=missing: self.features.complete(row))
+            self._timed("tower, images one by one", lambda row=missing: self.features.complete(row))
+            self._timed("tower, images together", lambda row=whole: self._together(row))
             self.writer.close()
             known = self._timed("read features", lambda index=index: self._row(index, self.reader))
             for name, forward, row in (("without", self.plain, whole), ("with", self.keeping, known)):
@@ -150,6 +155,19 @@ class Parts:
                 self._timed(f"backward {name} cache", loss.backward)
                 self.model.zero_grad()
         return self.seconds
+
+    def _together(self, row: Batch) -> None:
+        with torch.no_grad():
+            base = self.features.model
+            base.get_image_features(self.features.normalizer(row.pixels), row.image_grid_thw, return_dict=True)
+
+    def parameters(self) -> dict[str, int]:
+        """Weights of each part."""
+        counts: dict[str, int] = {"head": HEAD, "language": -HEAD}
+        for name, parameter in self.features.model.named_parameters():
+            part = part_of(name, self.prepared.files.family)
+            counts[part] = counts.get(part, 0) + (0 if ".lora_" in name else parameter.numel())
+        return counts
 
     def tower_share(self, sizes: dict[str, Any]) -> float:
         """Share of the tower in the FLOPs of an epoch of a model of these sizes."""
@@ -181,7 +199,7 @@ def commit() -> str | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time epochs with and without the feature cache.")
-    parser.add_argument("--samples", type=int, default=12)
+    parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     rounds = []
@@ -203,6 +221,7 @@ def main() -> None:
             "cores": os.cpu_count(),
             "samples": options.samples,
             "images": int(parts.prepared.corpora["train"].image_counts.sum()),
+            "parameters": parts.parameters(),
             "tower_share": parts.tower_share(SMALL),
             "tower_share_2b": parts.tower_share(REAL),
             "rounds": rounds,
@@ -213,6 +232,7 @@ def main() -> None:
     for key, value in entry.items():
         if not isinstance(value, (dict, list)):
             print(f"{key:22} {value}")
+    print(f"{'parameters':22} {entry['parameters']}")
     for key, value in entry["parts_seconds"].items():
         print(f"  {key:26} {value:6.2f} s per epoch")
     RESULTS.parent.mkdir(exist_ok=True)
