@@ -104,7 +104,7 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
     extra = {"run.yaml": settings.to_yaml(), STATE: json.dumps(identity)}
     processor = ProcessorFiles(prepared.files, prepared.reading.geometry, extra)
     steps = math.ceil(len(plan) / settings.train.rows_per_step)
-    _check_sharding(sharded, isolation)
+    _check_sharding(args, isolation)
     if is_main_process():
         _print_start(settings, prepared, part_sizes(model, family, rates), plan, steps, precision, checkpoint, out)
         out.print(str(attention), markup=False)
