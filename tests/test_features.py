@@ -72,7 +72,7 @@ class Rows:
         cache = FeatureCache(
             self.model, normalizer, merge, torch.float32, FeatureReader(self.folder, self.shape), self.writer
         )
-        self.keeping = RowForward(normalizer, isolation, cache)
+        self.keeping = RowForward(normalizer, isolation, features=cache)
 
     def row(self, indices: list[int], *, store: bool) -> Batch:
         reader = FeatureReader(self.folder, self.shape) if store else None
