@@ -165,7 +165,15 @@ def test_transformers_alone_says_what_the_trained_model_says(exported: dict[str,
 def test_what_is_proved_is_written_down(exported: dict[str, Exported], kind: str) -> None:
     found = json.loads((exported[kind].out / PROOF).read_text())
     assert found["holds"]
-    assert [step["claim"] for step in found["steps"]] == ["names", "reading", "weights", "changes", "logits", "answer"]
+    assert [step["claim"] for step in found["steps"]] == [
+        "names",
+        "reading",
+        "weights",
+        "changes",
+        "merge",
+        "logits",
+        "answer",
+    ]
     changed = {part["part"]: part["changed"] for part in found["parts"]}
     assert changed["vision"] == 0
     assert found["parts"][0]["frozen"] == found["parts"][0]["tensors"] > 0
@@ -354,6 +362,23 @@ def test_logits_tell_a_wrong_weight_from_rounding(exported: dict[str, Exported])
         check_logits(expected, right, wrong)
     with pytest.raises(ProofError):
         check_logits(expected, right, [logits * float("nan") for logits in right])
+
+
+def test_a_merge_that_is_slightly_wrong_fails_though_every_file_holds_what_was_merged(
+    exported: dict[str, Exported], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*args: Any) -> Any:
+        model = merged(*args)
+        name = next(name for name, _ in model.named_parameters() if name.endswith("down_proj.weight"))
+        model.get_parameter(name).data *= 1.002  # less than bfloat16 can tell from rounding
+        return model
+
+    export(exported["lora"].final, tmp_path / "right", report.console(), dtype="bfloat16")
+    monkeypatch.setattr("triptych.export.merged", wrong)
+    with pytest.raises(ProofError, match=r"merge: .*merged in float32, a logit differs"):
+        export(exported["lora"].final, tmp_path / "wrong", report.console(), dtype="bfloat16")
+    steps = json.loads((tmp_path / "wrong" / PROOF).read_text())["steps"]
+    assert [step["holds"] for step in steps] == [True] * 4 + [False]
 
 
 def test_the_command_exits_with_1_and_names_the_tensor(

@@ -24,7 +24,7 @@ from triptych.data.header_cache import cache_folder
 from triptych.errors import ConfigError, DataError, ModelError
 from triptych.family import ModelFiles, read_model_files
 from triptych.hub import check_push, push_folder
-from triptych.merging import frozen_names, merged, quiet_loading, released_dtype, reload
+from triptych.merging import ADAPTER_CONFIG, frozen_names, merged, quiet_loading, released_dtype, reload
 from triptych.model import ProcessorFiles, choose_precision, load_model
 from triptych.model_card import CARD, write_card
 from triptych.prepare import SPLITS, Split, make_reading
@@ -186,6 +186,9 @@ def prove(run: TrainedRun, model: PreTrainedModel, out: Path, dtype: torch.dtype
     result = Proof(str(run.folder), settings.model.path, _short(dtype), _short(precision), versions=_versions())
     read: list[PreTrainedModel] = []
     said: list[tuple[list[torch.Tensor], str]] = []
+    witness = Witness(
+        run.witnesses, run.files.template(), run.files, samples=samples, max_new_tokens=settings.eval.max_new_tokens
+    )
 
     def names() -> str:
         return proof.check_names(run.base, out, model)
@@ -203,10 +206,15 @@ def prove(run: TrainedRun, model: PreTrainedModel, out: Path, dtype: torch.dtype
         found, result.parts = proof.check_changes(base, read[0], family, frozen)
         return found
 
+    def merge() -> str:
+        if not (run.folder / ADAPTER_CONFIG).exists():
+            return "nothing to merge: the weights are the trained ones"
+        full = torch.float32
+        expected = witness.expected(settings.model, run.folder, run.files, full, full)
+        whole = merged(settings.model, run.folder, full).to(witness.device)  # type: ignore[arg-type]
+        return proof.check_merge(expected, witness.logits(whole))
+
     def logits() -> str:
-        limit = settings.eval.max_new_tokens
-        template = run.files.template()
-        witness = Witness(run.witnesses, template, run.files, samples=samples, max_new_tokens=limit)
         expected = witness.expected(settings.model, run.folder, run.files, precision, dtype)
         said.extend(witness.ask(item) for item in (model, read[0]))
         result.prompt, result.tolerance = witness.asked, expected.tolerance
@@ -222,6 +230,7 @@ def prove(run: TrainedRun, model: PreTrainedModel, out: Path, dtype: torch.dtype
         ("reading", reading),
         ("weights", weights),
         ("changes", changes),
+        ("merge", merge),
         ("logits", logits),
         ("answer", answer),
     )

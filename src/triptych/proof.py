@@ -4,6 +4,7 @@ names      the files hold the tensors of the base, under the same names and in t
 reading    pixel limits, tokenizer and chat template are those of training
 weights    every tensor read back equals the merged one, bit for bit
 changes    what learned changed, what was frozen did not
+merge      adapters merged into the base say what adapters beside it say, before anything is rounded
 logits     equal to those of the trainer's model, within the rounding of the export's precision
 answer     the merged model in memory and the one read back say the same about pictures
 """
@@ -249,6 +250,28 @@ def _as_released(before: torch.Tensor, after: torch.Tensor) -> bool:
     if same_bits(before.to(after.dtype), after):
         return True
     return same_bits(before.to(torch.bfloat16).to(after.dtype), after)
+
+
+def check_merge(expected: Expected, merged: Sequence[torch.Tensor]) -> str:
+    """The merged weights, not rounded yet, are the base and its adapters.
+
+    Args:
+        expected: of the trainer's model, all of it in float32.
+        merged: per sample (S, V), of the merged model in float32.
+
+    Raises:
+        ProofError: naming the first sample for which they are not.
+    """
+    most = 0.0
+    for origin, trained, found in zip(expected.origins, expected.logits, merged, strict=True):
+        difference = (found - trained).abs().max().item()
+        if not difference <= expected.tolerance:  # also where it is not a number
+            raise ProofError(
+                f"{origin}: merged in float32, a logit differs by {difference:.3g} from that of the adapters beside "
+                f"the base; rounding explains {expected.tolerance:.3g}"
+            )
+        most = max(most, difference)
+    return f"{len(merged)} samples in float32, largest difference {most:.2g}, allowed {expected.tolerance:.2g}"
 
 
 def check_logits(
