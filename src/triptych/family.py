@@ -11,6 +11,7 @@ from typing import Any
 from triptych.data.chat_style import ChatStyle, ChatTemplate, read_chat_template
 from triptych.data.geometry import Geometry
 from triptych.data.template import Template
+from triptych.data.template_check import verify
 from triptych.errors import ModelError
 
 
@@ -78,7 +79,7 @@ class ModelFiles:
         """
         template = Template.from_file(self.folder / "tokenizer.json", self.style)
         if self.chat_template is not None:
-            template.verify(self.chat_template)
+            verify(template, self.chat_template)
         return template
 
     def text_hash(self) -> str:

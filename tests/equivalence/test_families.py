@@ -15,6 +15,7 @@ import tiny
 from equivalence import oracle, pictures
 from equivalence.test_text import BLANKS, CONVERSATIONS, SIZES, Turns, labels_of, pictures_of, record
 from families import FAMILIES, released_template
+from triptych.data.template_check import verify
 from triptych.encode import encode
 from triptych.errors import ModelError
 from triptych.family import read_model_files
@@ -159,7 +160,7 @@ def test_only_what_generation_writes_of_a_thought_is_learned(model: Model) -> No
 def test_a_prompt_is_the_chat_templates(model: Model) -> None:
     files = read_model_files(str(model.folder))
     files.template()  # compares prompts and conversations, and raises where they differ
-    files.template().verify(files.chat_template)
+    verify(files.template(), files.chat_template)
 
 
 def test_another_template_of_the_familys_form_is_refused_where_it_renders_otherwise(

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from triptych.data.chat_style import PROBES, THINK_END, THINK_START, ChatStyle, ChatTemplate, Probe
+from triptych.data.chat_style import THINK_END, THINK_START, ChatStyle
 from triptych.data.conversation import Conversation, Turn
-from triptych.data.records import ImageRef
-from triptych.errors import ModelError, Origin
+from triptych.errors import ModelError
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 VISION_START, IMAGE_PAD, VISION_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
@@ -206,21 +205,8 @@ class Template:
         """Text of an answer's ids behind its thinking, special tokens left out."""
         return self.decode(ids).rpartition(THINK_END)[2] if self.style.thinking != "none" else self.decode(ids)
 
-    def verify(self, released: ChatTemplate) -> None:
-        """Compare with the model's own chat template on the probe conversations.
-
-        Raises:
-            ModelError: where they differ.
-        """
-        for probe in PROBES:
-            _compare(released.name, self._text(self.encode(_conversation(probe))), released.render(probe))
-        for thinking in (None, False):
-            options = {} if thinking is None else {"enable_thinking": thinking}
-            question = PROBES[0][:1]
-            ours = self.encode_prompt(_conversation(question), thinking=thinking)
-            _compare(released.name, self._text(ours), released.render(question, prompt=True, **options))
-
-    def _text(self, encoded: Encoded) -> str:
+    def text(self, encoded: Encoded) -> str:
+        """All of a conversation as text, special tokens included."""
         return str(self.tokenizer.decode(encoded.ids.tolist(), skip_special_tokens=False))
 
     def _render(self, turns: Sequence[Turn], texts: dict[str, int]) -> list[_Segment]:
@@ -350,35 +336,6 @@ def _split_thinking(parts: Sequence[str | int]) -> tuple[str, Sequence[str | int
     thought = before.split(THINK_END)[0].rstrip("\n").split(THINK_START)[-1].lstrip("\n").strip()
     rest = before.split(THINK_END)[-1].lstrip("\n")
     return thought, [*([rest] if rest else []), *parts[marked[-1] + 1 :]]
-
-
-def _conversation(probe: Probe) -> Conversation:
-    turns: list[Turn] = []
-    pictures = 0
-    for role, text in probe:
-        parts: list[str | int] = []
-        for number, piece in enumerate(text.split("<image>")):
-            if number:
-                parts.append(pictures)
-                pictures += 1
-            if piece:
-                parts.append(piece)
-        turns.append(Turn(role, tuple(parts), role == "assistant"))  # type: ignore[arg-type]
-    return Conversation(tuple(turns), (ImageRef("probe"),) * pictures, Origin("probe", 1))
-
-
-def _compare(name: str, ours: str, theirs: str) -> None:
-    if ours == theirs:
-        return
-    same = next(
-        (number for number, (left, right) in enumerate(zip(ours, theirs, strict=False)) if left != right),
-        min(len(ours), len(theirs)),
-    )
-    raise ModelError(
-        f"{name}: this chat template renders a conversation in a way that Triptych cannot: after "
-        f"{theirs[max(0, same - 40) : same]!r} it goes on with {theirs[same : same + 40]!r}, Triptych with "
-        f"{ours[same : same + 40]!r}; use the template that the model was released with"
-    )
 
 
 def _restore(tokenizer: str, style: ChatStyle) -> Template:
