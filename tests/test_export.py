@@ -427,14 +427,18 @@ def test_the_card_holds_the_numbers_of_the_run(exported: dict[str, Exported]) ->
 def test_a_server_is_given_room_for_pictures_that_only_training_made_smaller(exported: dict[str, Exported]) -> None:
     run = exported["full"].run
     options = {"new_tokens": 10}
-    plain = serving.demands(run.corpora.values(), run.geometry, run.files.config, shrunk=False, **options)
+    plain = serving.demands(
+        run.corpora.values(), run.files.template(), run.geometry, run.files.config, shrunk=False, **options
+    )
     assert plain.tokens == max(int(corpus.lengths.tokens.max()) for corpus in run.corpora.values())
-    shrunk = serving.demands(run.corpora.values(), run.geometry, run.files.config, shrunk=True, **options)
+    shrunk = serving.demands(
+        run.corpora.values(), run.files.template(), run.geometry, run.files.config, shrunk=True, **options
+    )
     assert shrunk.tokens > plain.tokens
     assert any("made smaller" in note for note in serving.notes(shrunk, run.geometry))
     assert not any("made smaller" in note for note in serving.notes(plain, run.geometry))
     narrow = {**run.files.config, "text_config": {"max_position_embeddings": 50}}
-    tight = serving.demands(run.corpora.values(), run.geometry, narrow, shrunk=False, **options)
+    tight = serving.demands(run.corpora.values(), run.files.template(), run.geometry, narrow, shrunk=False, **options)
     assert "--max-model-len 50" in serving.vllm("a folder", tight)
     assert "'a folder'" in serving.vllm("a folder", tight)
 
@@ -501,3 +505,23 @@ def test_what_cannot_be_exported_says_what_to_do(exported: dict[str, Exported], 
         export(item.run.base, tmp_path / "out", report.console())
     with pytest.raises(ConfigError, match="holds no exported model"):
         export(item.final, tmp_path / "nowhere", report.console(), check=True)
+
+
+@pytest.mark.parametrize("thoughtful", [False, True])
+def test_a_server_is_told_to_leave_thinking_out_where_no_learned_answer_thinks(
+    tmp_path: Path, thoughtful: bool
+) -> None:
+    model = tiny.write_model(tmp_path / "model", family="qwen3_5", max_pixels=96 * 96)
+    answers = ["Yes.", "<think>\nSo.\n</think>\n\nNo." if thoughtful else "No."]
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps([tiny.record([], "?", answer) for answer in answers]))
+    settings = load(tiny.write_run(tmp_path, model, data))
+    prepared = prepare(settings, ("train",), report.console())
+    files = prepared.files
+    wanted = serving.demands(
+        prepared.corpora.values(), files.template(), files.geometry, files.config, new_tokens=8, shrunk=False
+    )
+    told = "--default-chat-template-kwargs '{\"enable_thinking\": false}'" in serving.vllm("out", wanted)
+    assert told is not thoughtful
+    assert serving.chat("out", wanted).endswith("--no-thinking") is not thoughtful
+    assert any("enable_thinking" in note for note in serving.notes(wanted, files.geometry)) is not thoughtful

@@ -261,7 +261,7 @@ def _show(result: Proof, console: Console) -> None:
 
 def _show_serving(target: str, run: TrainedRun, console: Console) -> None:
     wanted = run_demands(run)
-    lines = [serving.vllm(target, wanted), serving.transformers(target), f"triptych chat {shlex.quote(target)}"]
+    lines = [serving.vllm(target, wanted), serving.transformers(target), serving.chat(target, wanted)]
     console.print("\n".join(["Serve it:", *lines]), markup=False, soft_wrap=True)
 
 
@@ -269,6 +269,7 @@ def run_demands(run: TrainedRun) -> serving.Demands:
     """What the samples of a run ask of a server."""
     return serving.demands(
         run.corpora.values(),
+        run.files.template(),
         run.geometry,
         run.files.config,
         new_tokens=run.settings.eval.max_new_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,10 @@ import numpy as np
 
 from triptych.data.corpus import Corpus
 from triptych.data.geometry import Geometry
+from triptych.data.template import Template
+
+LOOKED_AT = 2_000
+"""Samples of each split whose answers are looked at for thoughts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class Demands:
     """Whether the run made pictures smaller than that to keep a budget of the sample; a server does not."""
     context: int | None
     """Longest sequence that the model's positions allow, tokens."""
+    skip_thinking: bool
+    """Whether prompts must be told to leave thinking out, since no answer that was learned has any."""
 
     @property
     def length(self) -> int:
@@ -38,7 +44,13 @@ class Demands:
 
 
 def demands(
-    corpora: Iterable[Corpus], geometry: Geometry, config: dict[str, Any], *, new_tokens: int, shrunk: bool
+    corpora: Collection[Corpus],
+    template: Template,
+    geometry: Geometry,
+    config: dict[str, Any],
+    *,
+    new_tokens: int,
+    shrunk: bool,
 ) -> Demands:
     """What the samples of ``corpora`` ask of a server.
 
@@ -55,7 +67,15 @@ def demands(
         tokens = max(tokens, int(lengths.max()))
         images = max(images, int(corpus.image_counts.max()))
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
-    return Demands(images, tokens, new_tokens, shrunk, (text or config).get("max_position_embeddings"))
+    context = (text or config).get("max_position_embeddings")
+    return Demands(images, tokens, new_tokens, shrunk, context, _skip_thinking(corpora, template))
+
+
+def _skip_thinking(corpora: Iterable[Corpus], template: Template) -> bool:
+    if not (template.style.skips_thinking and template.style.thinks_by_default):
+        return False
+    looked_at = (corpus.encoded(index) for corpus in corpora for index in range(min(len(corpus), LOOKED_AT)))
+    return not any(map(template.thinks, looked_at))
 
 
 def vllm(target: str, wanted: Demands) -> str:
@@ -65,12 +85,19 @@ def vllm(target: str, wanted: Demands) -> str:
         # Room for videos, which these models also take, would cost the server memory.
         lines.append(f"--limit-mm-per-prompt '{json.dumps({'image': wanted.images, 'video': 0})}'")
     lines.append(f"--max-model-len {wanted.length}")
+    if wanted.skip_thinking:
+        lines.append(f"--default-chat-template-kwargs '{json.dumps({'enable_thinking': False})}'")
     return " \\\n  ".join(lines)
 
 
 def transformers(target: str) -> str:
     """``transformers serve`` of a folder or hub name."""
     return f"transformers serve {shlex.quote(target)}"
+
+
+def chat(target: str, wanted: Demands) -> str:
+    """``triptych chat`` with a folder or hub name."""
+    return f"triptych chat {shlex.quote(target)}{' --no-thinking' if wanted.skip_thinking else ''}"
 
 
 def pixel_limits(geometry: Geometry) -> str:
@@ -86,6 +113,12 @@ def notes(wanted: Demands, geometry: Geometry) -> list[str]:
         f"{geometry.max_pixels:,} px per picture); vLLM and transformers read them from there. To change them for one "
         f"server of vLLM: `{pixel_limits(geometry)}`."
     ]
+    if wanted.skip_thinking:
+        found.append(
+            "By itself, the chat template lets an answer begin with a thought. Those that were learned have none, "
+            "so prompts must leave it out: `enable_thinking=False` for the template, or in each request "
+            '`"chat_template_kwargs": {"enable_thinking": false}`.'
+        )
     if wanted.shrunk:
         found.append(
             "In training, pictures of long samples were made smaller to keep the sample within its budget. A server "

@@ -172,6 +172,12 @@ class Template:
         answer = encoded.ids[start:]
         return prompt, answer[: int(np.flatnonzero(answer == self.turn_end)[0])] if self.turn_end in answer else answer
 
+    def thinks(self, encoded: Encoded) -> bool:
+        """Whether the last answer of a conversation begins with a thought."""
+        prompt, _ = self.split_answer(encoded)
+        opening = self._think_open
+        return bool(opening) and prompt.ids[-len(opening) :].tolist() == opening
+
     def filler(self) -> Encoded:
         """One picture and nothing to learn: a sample that keeps a row from being empty, or without a picture."""
         ids = np.array([self.vision_start, self.image_pad, self.vision_end], np.int32)
