@@ -7,12 +7,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import tiny
+from triptych.arguments import training_arguments
+from triptych.config import load
+from triptych.errors import ConfigError
+from triptych.isolation import Isolation
+from triptych.train import _check_sharding
 
 
 def launch(path: Path, ranks: int, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -45,27 +52,21 @@ def test_two_ranks_are_one(small_model_dir: Path, tmp_path: Path) -> None:
     assert two.stderr.count("supervised), ") == 1, "one rank speaks for the run"
 
 
-def test_two_ranks_that_share_the_weights_are_one(tmp_path: Path) -> None:
-    model = tiny.write_model(tmp_path / "model", family="qwen2_5_vl", max_pixels=84 * 84)
-    data = tiny.write_dataset(tmp_path, 16, max_images=2)
-    path = tiny.write_run(tmp_path, model, data, batch={"samples": 2}, train={"rows_per_step": 2})
-    layers = "[Qwen2_5_VLDecoderLayer, Qwen2_5_VLVisionBlock]"
-    sharding = f"train.hf={{fsdp: true, fsdp_config: {{version: 2, transformer_layer_cls_to_wrap: {layers}}}}}"
-    one, two = launch(path, 1, f"output={tmp_path / 'one'}"), launch(path, 2, f"output={tmp_path / 'two'}", sharding)
-    assert one.returncode == 0, one.stderr
-    assert two.returncode == 0, two.stderr
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
-    left, right = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("one", "two"))
-    assert left.keys() == right.keys()
-    assert all(torch.allclose(left[name], right[name], atol=2e-5) for name in left)
+def test_sharding_that_would_not_happen_is_refused(tmp_path: Path, small_model_dir: Path) -> None:
+    path = tiny.write_run(tmp_path, small_model_dir, tiny.write_dataset(tmp_path, 4))
+    with pytest.raises(ConfigError, match=r"train\.hf\.fsdp: no accelerator is there"):
+        training_arguments(load(path, ["train.hf={fsdp: true}"]), torch.float32)
 
 
-def test_a_family_that_runs_sample_by_sample_is_not_sharded(tmp_path: Path) -> None:
-    model = tiny.write_model(tmp_path / "model", family="qwen3_5", max_pixels=96 * 96)
-    path = tiny.write_run(tmp_path, model, tiny.write_dataset(tmp_path, 4))
-    found = launch(path, 1, "train.hf={fsdp: true}")
-    assert found.returncode != 0
-    assert "under FSDP or DeepSpeed a rank cannot run the samples of a row one by one" in found.stderr
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("sharding", [{"fsdp": True, "deepspeed": None}, {"fsdp": None, "deepspeed": "zero3.json"}])
+def test_a_model_that_runs_sample_by_sample_is_not_sharded(packs: bool, sharding: dict[str, Any]) -> None:
+    isolation = Isolation(packs=packs, reason="it cannot pack")
+    if packs:
+        _check_sharding(SimpleNamespace(**sharding), isolation)
+        return
+    with pytest.raises(ConfigError, match="it cannot pack, and under FSDP or DeepSpeed"):
+        _check_sharding(SimpleNamespace(**sharding), isolation)
 
 
 def test_rows_that_do_not_divide_among_the_ranks_are_refused(small_model_dir: Path, tmp_path: Path) -> None:

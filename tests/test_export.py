@@ -348,7 +348,8 @@ def test_logits_tell_a_wrong_weight_from_rounding(exported: dict[str, Exported])
     """The claim about logits stands alone: it also catches weights that were merged wrongly before they were saved."""
     item = exported["lora"]
     run, settings = item.run, item.run.settings.model
-    witness = Witness(run.witnesses, run.files.template(), run.files, samples=3, max_new_tokens=4)
+    template, device = run.files.template(), torch.device("cpu")
+    witness = Witness(run.witnesses, template, run.files, samples=3, max_new_tokens=4, device=device)
     expected = witness.expected(settings, item.final, run.files, torch.float32, torch.float32)
     model = merged(settings, item.final, torch.float32)
     right = witness.logits(model)

@@ -516,3 +516,22 @@ def test_an_image_that_is_lost_is_a_problem_even_if_its_features_are_there(
     sorted((tmp_path / "images").glob("train-*"))[-1].unlink()
     with pytest.raises(DataError, match="image-missing"):
         train(settings, prepared, report.console())
+
+
+@pytest.mark.parametrize("wanted", ["auto", "on"])
+def test_a_store_that_cannot_be_used_is_no_end_of_an_automatic_run(
+    small_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "features").write_text("no folder")
+    data = tiny.write_dataset(tmp_path, 4)
+    settings = {"model": {"freeze": ["vision", "merger"]}, "train": {"feature_cache": wanted, "epochs": 2}}
+    path = tiny.write_run(tmp_path, small_model_dir, data, **settings)
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "cache"))
+    loaded = load(path)
+    prepared = prepare(loaded, ("train",), report.console())
+    if wanted == "auto":
+        assert train(loaded, prepared, report.console()).is_dir()
+        return
+    with pytest.raises(ConfigError, match="cannot be used"):
+        train(loaded, prepared, report.console())

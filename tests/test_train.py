@@ -103,6 +103,22 @@ def test_stopped_and_resumed_is_never_stopped(
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.parametrize("model", [{"freeze": ["vision"]}, {**LORA, "freeze": ["vision"], "full": ["merger"]}])
+def test_a_run_in_bfloat16_resumes_with_the_weights_it_kept_in_float32(
+    small_model_dir: Path, tmp_path: Path, model: dict[str, Any]
+) -> None:
+    data = tiny.write_dataset(tmp_path, 12)
+    settings = {"model": {**model, "precision": "bfloat16"}, "train": {"save_every": 2}}
+    path = tiny.write_run(tmp_path, small_model_dir, data, **settings)
+    options = ("batch.samples=2", "train.keep_checkpoints=null")
+    whole = run(path, *options, f"output={tmp_path / 'whole'}")
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "stopped" / "checkpoint-2")
+    resumed = run(path, *options, f"output={tmp_path / 'stopped'}", resume=True)
+    assert losses(resumed) == losses(whole), "float equality, step by step"
+    left, right = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
 def test_resuming_over_changed_rows_is_refused(small_model_dir: Path, tmp_path: Path) -> None:
     data = tiny.write_dataset(tmp_path, 4)
     path = tiny.write_run(tmp_path, small_model_dir, data, batch={"samples": 2})

@@ -100,6 +100,8 @@ def training_arguments(settings: RunSettings, precision: torch.dtype) -> Trainin
         raise ConfigError(f"train: {error}") from error
     if args.world_size != world_size:
         raise ConfigError(f"the launcher started {world_size} ranks, transformers found {args.world_size}")
+    if args.fsdp and not torch.accelerator.is_available():
+        raise ConfigError("train.hf.fsdp: no accelerator is there, and transformers would not shard; leave it out")
     if args.n_gpu > 1:
         raise ConfigError(
             "several GPUs need a launcher: accelerate launch -m triptych train ..., or CUDA_VISIBLE_DEVICES=0"

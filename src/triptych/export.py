@@ -29,7 +29,7 @@ from triptych.model import ProcessorFiles, choose_precision, load_model
 from triptych.model_card import CARD, write_card
 from triptych.prepare import SPLITS, Split, make_reading
 from triptych.proof import PROOF, Proof, ProofError, Step
-from triptych.witness import Witness
+from triptych.witness import Witness, roomy_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 RUN_FILE = "run.yaml"
@@ -187,7 +187,12 @@ def prove(run: TrainedRun, model: PreTrainedModel, out: Path, dtype: torch.dtype
     read: list[PreTrainedModel] = []
     said: list[tuple[list[torch.Tensor], str]] = []
     witness = Witness(
-        run.witnesses, run.files.template(), run.files, samples=samples, max_new_tokens=settings.eval.max_new_tokens
+        run.witnesses,
+        run.files.template(),
+        run.files,
+        samples=samples,
+        max_new_tokens=settings.eval.max_new_tokens,
+        device=roomy_device(model.num_parameters()),
     )
 
     def names() -> str:
@@ -201,7 +206,7 @@ def prove(run: TrainedRun, model: PreTrainedModel, out: Path, dtype: torch.dtype
         return proof.check_weights(model, read[0])
 
     def changes() -> str:
-        base = load_model(settings.model.model_copy(update={"attention": "auto"}), dtype=released_dtype(run.base))
+        base = load_model(settings.model.model_copy(update={"attention": "auto"}), dtype=torch.float32)
         frozen = frozen_names(base, family, settings.model)
         found, result.parts = proof.check_changes(base, read[0], family, frozen)
         return found

@@ -32,7 +32,7 @@ class Family:
 
 # The mergers of inner tower layers, whose outputs go into the first language layers, beside the last one.
 DEEPSTACK = ("model.visual.merger", "model.visual.deepstack_merger_list")
-THINKING = ChatStyle(thinking="last", skips_thinking=True, thinks_by_default=True, trims=True)
+THINKING = ChatStyle(thinking="last", skips_thinking=True, thinks_by_default=True, trims=True, answers_tools=True)
 
 # A new family is a row here, keyed by the `model_type` of its config.json.
 FAMILIES: dict[str, Family] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,10 @@ def _evaluations(train: TrainSettings, plan: Plan) -> int:
 def measure_room(settings: TrainSettings) -> Room:
     """What the disk allows now."""
     folder = store_folder()
-    held = sum(file.stat().st_size for file in folder.glob("*/*"))
+    held = 0
+    for file in folder.glob("*/*"):
+        with suppress(FileNotFoundError):  # someone empties the store
+            held += file.stat().st_size
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     return Room(held, int(settings.feature_cache_gb * 1e9), shutil.disk_usage(existing).free)
 

@@ -87,7 +87,17 @@ def open_features(
     """
     said: list[Any] = [None]
     if is_main_process():
-        said = [_decide(settings, prepared, plans, model, args, precision, sharded, resumed)]
+        try:
+            said = [_decide(settings, prepared, plans, model, args, precision, sharded, resumed)]
+        except OSError as error:  # the other ranks wait for an answer
+            reason = f"{store_folder()} cannot be used: {error}"
+            wanted = settings.train.feature_cache == "on"
+            said = [
+                _Agreed(
+                    Decision(False, f"feature cache off: {reason}"),
+                    error=f"train.feature_cache: on, but {reason}" if wanted else "",
+                )
+            ]
     agreed: _Agreed = broadcast_object_list(said)[0]
     if agreed.error:
         raise ConfigError(agreed.error)

@@ -140,6 +140,8 @@ def _generation(template: Template, max_new_tokens: int, *, temperature: float) 
         max_new_tokens=max_new_tokens,
         eos_token_id=template.turn_end,
         pad_token_id=template.turn_end,
+        # The model's own generation config would fill in what is not said, and Qwen2.5-VL's punishes repetition.
+        repetition_penalty=1.0,
     )
 
 

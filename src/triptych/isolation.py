@@ -7,17 +7,20 @@ they are told where samples start and their kernels can obey; otherwise every sa
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers.utils.import_utils import is_causal_conv1d_available, is_flash_linear_attention_available
 
 from triptych.data.batch import Batch
 from triptych.family import Family
 
 # Kernels that keep samples apart in recurrent layers: the state, and the convolution in front of it.
-RECURRENT_KERNELS = {"fla": "flash-linear-attention", "causal_conv1d": "causal-conv1d"}
+RECURRENT_KERNELS = {
+    "flash-linear-attention": is_flash_linear_attention_available,
+    "causal-conv1d": is_causal_conv1d_available,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ def choose_isolation(family: Family, device: torch.device) -> Isolation:
     """How this family's samples are kept apart on ``device`` with what is installed."""
     if not family.recurrent:
         return PACKED
-    missing = [package for module, package in RECURRENT_KERNELS.items() if importlib.util.find_spec(module) is None]
+    missing = [package for package, is_usable in RECURRENT_KERNELS.items() if not is_usable()]
     if device.type != "cuda":
         return Isolation(
             packs=False, reason=f"{family.name}'s linear attention keeps packed samples apart on CUDA only"

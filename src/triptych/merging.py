@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 ADAPTER_CONFIG = "adapter_config.json"
 
-# What safetensors calls the types that weights come in, widest first.
+# What safetensors calls the types that weights come in.
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -138,13 +139,17 @@ def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype
 
 
 def released_dtype(folder: Path) -> torch.dtype:
-    """The type of the weights in a model folder; where they are mixed, the widest.
+    """The type that most weights in a model folder have.
 
     Raises:
         ModelError: if there are no safetensors files.
     """
-    found = {dtype for _, dtype in stored_tensors(folder).values()}
-    return next((dtype for dtype in DTYPES.values() if dtype in found), torch.float32)
+    weights = dict.fromkeys(DTYPES.values(), 0)
+    for shape, dtype in stored_tensors(folder).values():
+        if dtype in weights:
+            weights[dtype] += math.prod(shape)
+    most = max(weights, key=lambda dtype: weights[dtype])
+    return most if weights[most] else torch.float32
 
 
 @contextmanager

@@ -37,7 +37,10 @@ def load_for_training(
     """
     if settings.train == "qlora":
         require_four_bit()
-    loaded = load_model(settings, quantization=four_bit(family) if settings.train == "qlora" else None)
+        # What is not packed arrives on the GPU as it is loaded; in float32 it might not fit where training would.
+        loaded = load_model(settings, dtype=precision, quantization=four_bit(family))
+    else:
+        loaded = load_model(settings)
     # Before anything is copied: a copy of a part has a config of its own.
     attention = install_attention(loaded, settings.attention, device, precision, recurrent=isolation.recurrent)
     return set_up_training(loaded, family, settings, precision), attention
@@ -58,9 +61,8 @@ def set_up_training(
     recipe = settings.recipe(parts.counts)
     for name, parameter in model.named_parameters():
         learns = recipe.in_full(parts.place(name))
+        _cast(parameter, torch.float32 if learns else frozen_dtype)
         parameter.requires_grad_(learns)
-        if not learns:
-            _cast(parameter, frozen_dtype)
     if settings.train == "full":
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ConfigError("model.freeze: nothing would learn; take a part or layer out")

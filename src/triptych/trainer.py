@@ -140,7 +140,9 @@ class RowTrainer(Trainer):
         if not isinstance(target, PreTrainedModel) or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        saved = type(target).from_pretrained(resume_from_checkpoint, dtype="auto")
+        # Not "auto": the config names the type of the first weight, which may be a frozen one in 16 bits, and what
+        # learns is float32. Loading copies into the type that each weight has here.
+        saved = type(target).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
         target.load_state_dict(saved.state_dict(), strict=True)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -25,13 +25,22 @@ from triptych.model import PixelNormalizer
 from triptych.proof import Expected
 
 SEED = 0
+ROOM = 1.3
+"""Memory to compute with, times that of the weights."""
 
 
 class Witness:
     """A few samples, decoded once, about which models are asked."""
 
     def __init__(
-        self, corpus: Corpus, template: Template, files: ModelFiles, *, samples: int, max_new_tokens: int
+        self,
+        corpus: Corpus,
+        template: Template,
+        files: ModelFiles,
+        *,
+        samples: int,
+        max_new_tokens: int,
+        device: torch.device,
     ) -> None:
         """
         Args:
@@ -40,11 +49,12 @@ class Witness:
             files: the model's small files.
             samples: how many.
             max_new_tokens: length at which the answer is cut off.
+            device: to ask on; see ``roomy_device``.
 
         Raises:
             DataError: if a picture of them no longer decodes.
         """
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device
         self.template = template
         self.max_new_tokens = max_new_tokens
         self.normalizer = PixelNormalizer(files).to(self.device)
@@ -105,6 +115,15 @@ class Witness:
         rounding = max((a - b).abs().max().item() for a, b in zip(trained, moved, strict=True))
         exact = precision is torch.float32 and dtype is torch.float32
         return Expected(self.origins, tuple(trained), rounding, exact)
+
+
+def roomy_device(weights: int) -> torch.device:
+    """The GPU, if a model of so many weights fits there in float32 with room to compute; else the CPU."""
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        if weights * torch.float32.itemsize * ROOM < free:
+            return torch.device("cuda")
+    return torch.device("cpu")
 
 
 def spread(corpus: Corpus, samples: int) -> Sequence[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from triptych.data.chat_style import ChatStyle, ChatTemplate, read_chat_template
 from triptych.errors import ModelError
 from triptych.quickstart.tiny import CHAT_TEMPLATE
 
+THINKING = ChatStyle(thinking="last", skips_thinking=True, trims=True, answers_tools=True)
 STYLES = {
     "qwen2_5_vl": ChatStyle(default_system="You are a helpful assistant."),
     "qwen3_vl": ChatStyle(),
-    "qwen3_5_think": ChatStyle(thinking="last", skips_thinking=True, thinks_by_default=True, trims=True),
-    "qwen3_5_nothink": ChatStyle(thinking="last", skips_thinking=True, trims=True),
-    "qwen3_6": ChatStyle(thinking="last", skips_thinking=True, thinks_by_default=True, trims=True),
+    "qwen3_5_think": replace(THINKING, thinks_by_default=True),
+    "qwen3_5_nothink": THINKING,
+    "qwen3_6": replace(THINKING, thinks_by_default=True),
 }
 
 
@@ -70,6 +72,13 @@ def test_marks_for_training_elsewhere_are_rendered_through() -> None:
     marked, plain = ChatTemplate(source, "marked"), ChatTemplate(CHAT_TEMPLATE, "plain")
     probe = (("user", "<image>a"), ("assistant", "b"))
     assert marked.render(probe) == plain.render(probe)
+
+
+def test_a_template_has_what_transformers_gives_it() -> None:
+    source = (
+        "{{ tools is none }} {{ documents is none }} {{ {'a': '<é>'} | tojson }} {{ strftime_now('%Y') | int > 2000 }}"
+    )
+    assert ChatTemplate(source, "here").render(()) == 'True True {"a": "<é>"} True'
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,12 @@ THOUGHTS: dict[str, Turns] = {
         ("user", "And?"),
         ("assistant", "Yes."),
     ],
+    "thoughts-around-a-tool": [
+        ("user", "<image>Which?"),
+        ("assistant", "<think>\nI look it up.\n</think>\n\nWait."),
+        ("user", "<tool_response>\n6\n</tool_response>"),
+        ("assistant", "<think>\nSix.\n</think>\n\nThe first."),
+    ],
     "opening-left-out": [("user", "Which?"), ("assistant", "The left is larger.\n</think>\n\nThe first.")],
     "empty-thought": [("user", "Which?"), ("assistant", "<think>\n\n</think>\n\nThe first.")],
 }
@@ -178,7 +184,8 @@ def _generated(model: Model, turns: Turns, *, skips: bool) -> tuple[list[int], l
     """Ids of a conversation cut where prompts end, one picture per place, and the ids behind each cut."""
     tokenizer = oracle.tokenizer(model.folder)
     whole = oracle.rendered(model.folder, turns)
-    last = max(number for number, (role, _) in enumerate(turns) if role == "user")
+    asked = [number for number, (role, text) in enumerate(turns) if role == "user" and "<tool_response>" not in text]
+    last = asked[-1]
     cuts: list[int] = []
     start = 0
     for number, (role, _) in enumerate(turns):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from jinja2 import Template as JinjaTemplate
 
 THINK_START, THINK_END = "<think>", "</think>"
+TOOL_START, TOOL_END = "<tool_response>", "</tool_response>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class ChatStyle:
     """Whether a prompt opens the block unless told otherwise."""
     trims: bool = False
     """Whether white space around a message is dropped."""
+    answers_tools: bool = False
+    """Whether a user's ``<tool_response>`` is no question: the thinking of the answer before it is kept."""
 
 
 Probe = Sequence[tuple[str, str]]
@@ -53,6 +58,12 @@ PROBES: tuple[Probe, ...] = (
         ("assistant", f"{THINK_START}\nNine\n{THINK_END}\n\nTen"),
         ("user", "Eleven"),
         ("assistant", f"{THINK_START}\nTwelve\n{THINK_END}\n\nThirteen"),
+    ),
+    (
+        ("user", "Fourteen"),
+        ("assistant", f"{THINK_START}\nFifteen\n{THINK_END}\n\nSixteen"),
+        ("user", f"{TOOL_START}\nSeventeen\n{TOOL_END}"),
+        ("assistant", f"{THINK_START}\nEighteen\n{THINK_END}\n\nNineteen"),
     ),
 )
 
@@ -105,7 +116,9 @@ class ChatTemplate:
 
         messages = [{"role": role, "content": _content(text)} for role, text in probe]
         try:
-            return self._template.render(messages=messages, add_generation_prompt=prompt, **options)
+            return self._template.render(
+                messages=messages, tools=None, documents=None, add_generation_prompt=prompt, **options
+            )
         except TemplateError as error:
             raise ModelError(f"{self.name}: the chat template refuses a plain conversation: {error}") from error
 
@@ -129,6 +142,7 @@ class ChatTemplate:
             skips_thinking=never.endswith(closed),
             thinks_by_default=prompt.endswith(opened),
             trims=" Be\n" not in self.render(PROBES[1]),
+            answers_tools=thinks and thoughts == 1 and self.render(PROBES[3]).count(THINK_START) == 2,
         )
 
 
@@ -169,6 +183,9 @@ def _compile(source: str, name: str) -> JinjaTemplate:
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
     environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    # Jinja's own would write < and > for HTML.
+    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
     try:
         return environment.from_string(source)
     except TemplateError as error:

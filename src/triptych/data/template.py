@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from triptych.data.chat_style import THINK_END, THINK_START, ChatStyle
+from triptych.data.chat_style import THINK_END, THINK_START, TOOL_END, TOOL_START, ChatStyle
 from triptych.data.conversation import Conversation, Turn
 from triptych.errors import ModelError
 
@@ -223,7 +223,7 @@ class Template:
             if content:
                 segments.append((None, texts.setdefault(content, len(texts)), target, False))
 
-        last_question = _last_question(turns)
+        last_question = self._last_question(turns)
         if self.style.default_system is not None and not (turns and turns[0].role == "system"):
             segments.append((self._turn_header, 0, False, False))
             text(f"system\n{self.style.default_system}")
@@ -253,10 +253,20 @@ class Template:
             segments.append((self._turn_footer, 0, target, False))
         return segments
 
+    def _last_question(self, turns: Sequence[Turn]) -> int:
+        asked = (number for number, turn in enumerate(turns) if turn.role == "user" and not self._is_tool(turn))
+        return max(asked, default=-1)
+
+    def _is_tool(self, turn: Turn) -> bool:
+        parts = _trimmed(turn.parts)
+        if not self.style.answers_tools or not parts:
+            return False
+        return str(parts[0]).startswith(TOOL_START) and str(parts[-1]).endswith(TOOL_END)
+
     def _unshown(self, turns: Sequence[Turn]) -> int:
         if self.style.thinking != "last":
             return 0
-        earlier = turns[: _last_question(turns) + 1]
+        earlier = turns[: self._last_question(turns) + 1]
         return sum(bool(_split_thinking(turn.parts)[0]) for turn in earlier if turn.role == "assistant")
 
     def _render_thinking(
@@ -314,10 +324,6 @@ def _assemble(
         slot_bounds,
         np.array(unshown, np.int32),
     )
-
-
-def _last_question(turns: Sequence[Turn]) -> int:
-    return max((number for number, turn in enumerate(turns) if turn.role == "user"), default=-1)
 
 
 def _trimmed(parts: Sequence[str | int]) -> list[str | int]:
