@@ -48,6 +48,7 @@ THOUGHTS: dict[str, Turns] = {
         ("user", "And <image>this?"),
         ("assistant", "<think>\nIt barks.\n\nA dog.\n</think>\n\nA dog."),
     ],
+    "indented-thought": [("user", "Which?"), ("assistant", "<think>\n  The left.  \n</think>\n\nThe first.")],
     "thought-only-before": [
         ("user", "<image>Which?"),
         ("assistant", "<think>\nA cat?\n</think>\n\nA cat."),

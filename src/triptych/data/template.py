@@ -234,7 +234,7 @@ class Template:
             if turn.role == "assistant":
                 segments.append((self._answer_header, 0, False, False))
                 if self.style.thinking != "none":
-                    thought, parts = _split_thinking(parts)
+                    thought, parts = _split_thinking(parts, trims=self.style.trims)
                     if self.style.thinking == "all" or number > last_question:
                         self._render_thinking(thought, target, segments, text)
             else:
@@ -266,8 +266,8 @@ class Template:
     def _unshown(self, turns: Sequence[Turn]) -> int:
         if self.style.thinking != "last":
             return 0
-        earlier = turns[: self._last_question(turns) + 1]
-        return sum(bool(_split_thinking(turn.parts)[0]) for turn in earlier if turn.role == "assistant")
+        earlier = (turn for turn in turns[: self._last_question(turns) + 1] if turn.role == "assistant")
+        return sum(bool(_split_thinking(turn.parts, trims=self.style.trims)[0]) for turn in earlier)
 
     def _render_thinking(
         self, thought: str, target: bool, segments: list[_Segment], text: Callable[[str, bool], None]
@@ -336,7 +336,7 @@ def _trimmed(parts: Sequence[str | int]) -> list[str | int]:
     return kept
 
 
-def _split_thinking(parts: Sequence[str | int]) -> tuple[str, Sequence[str | int]]:
+def _split_thinking(parts: Sequence[str | int], *, trims: bool) -> tuple[str, Sequence[str | int]]:
     """An answer's thinking, and what follows it, as the chat templates cut at ``</think>``.
 
     An answer that shows a picture before that mark is left whole: no picture is lost.
@@ -345,8 +345,9 @@ def _split_thinking(parts: Sequence[str | int]) -> tuple[str, Sequence[str | int
     if not marked or any(isinstance(part, int) for part in parts[: marked[-1]]):
         return "", parts
     before = "".join(str(part) for part in parts[: marked[-1] + 1])
-    thought = before.split(THINK_END)[0].rstrip("\n").split(THINK_START)[-1].lstrip("\n").strip()
+    thought = before.split(THINK_END)[0].rstrip("\n").split(THINK_START)[-1].strip("\n")
     rest = before.split(THINK_END)[-1].lstrip("\n")
+    thought = thought.strip() if trims else thought
     return thought, [*([rest] if rest else []), *parts[marked[-1] + 1 :]]
 
 
