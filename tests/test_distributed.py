@@ -52,6 +52,19 @@ def test_two_ranks_are_one(small_model_dir: Path, tmp_path: Path) -> None:
     assert two.stderr.count("supervised), ") == 1, "one rank speaks for the run"
 
 
+def test_two_ranks_whose_rows_go_sample_by_sample_are_one(tmp_path: Path) -> None:
+    # The ranks run the model a different number of times per row: neither may wait for the other.
+    model = tiny.write_model(tmp_path / "model", family="qwen3_5", max_pixels=96 * 96)
+    data = tiny.write_dataset(tmp_path, 14, max_images=2)
+    batch = {"samples": None, "tokens": 160, "patches": 400}
+    path = tiny.write_run(tmp_path, model, data, batch=batch, train={"rows_per_step": 2})
+    one, two = (launch(path, ranks, f"output={tmp_path / str(ranks)}") for ranks in (1, 2))
+    assert one.returncode == 0, one.stderr
+    assert two.returncode == 0, two.stderr
+    assert "one sample at a time: Qwen3.5" in two.stderr
+    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-5)
+
+
 def test_sharding_that_would_not_happen_is_refused(tmp_path: Path, small_model_dir: Path) -> None:
     path = tiny.write_run(tmp_path, small_model_dir, tiny.write_dataset(tmp_path, 4))
     with pytest.raises(ConfigError, match=r"train\.hf\.fsdp: no accelerator is there"):
