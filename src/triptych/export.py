@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +27,7 @@ from triptych.merging import ADAPTER_CONFIG, frozen_names, merged, quiet_loading
 from triptych.model import ProcessorFiles, choose_precision, load_model
 from triptych.model_card import CARD, write_card
 from triptych.prepare import SPLITS, Split, make_reading
-from triptych.proof import PROOF, Proof, ProofError, Step
+from triptych.proof import PROOF, Expected, Proof, ProofError, Step
 from triptych.witness import Witness, roomy_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -181,71 +180,95 @@ def prove(run: TrainedRun, model: PreTrainedModel, out: Path, dtype: torch.dtype
         dtype: precision of the export.
         samples: how many samples' logits are compared.
     """
-    settings, family = run.settings, run.files.family
-    precision = choose_precision(settings.model)
-    result = Proof(str(run.folder), settings.model.path, _short(dtype), _short(precision), versions=_versions())
-    read: list[PreTrainedModel] = []
-    said: list[tuple[list[torch.Tensor], str]] = []
-    witness = Witness(
-        run.witnesses,
-        run.files.template(),
-        run.files,
-        samples=samples,
-        max_new_tokens=settings.eval.max_new_tokens,
-        device=roomy_device(model.num_parameters()),
-    )
-
-    def names() -> str:
-        return proof.check_names(run.base, out, model)
-
-    def reading() -> str:
-        return proof.check_reading(read_model_files(str(out)), run.files, run.geometry)
-
-    def weights() -> str:
-        read.append(reload(out))
-        return proof.check_weights(model, read[0])
-
-    def changes() -> str:
-        base = load_model(settings.model.model_copy(update={"attention": "auto"}), dtype=torch.float32)
-        frozen = frozen_names(base, family, settings.model)
-        found, result.parts = proof.check_changes(base, read[0], family, frozen)
-        return found
-
-    def merge() -> str:
-        if not (run.folder / ADAPTER_CONFIG).exists():
-            return "nothing to merge: the weights are the trained ones"
-        full = torch.float32
-        expected = witness.expected(settings.model, run.folder, run.files, full, full)
-        whole = merged(settings.model, run.folder, full).to(witness.device)  # type: ignore[arg-type]
-        return proof.check_merge(expected, witness.logits(whole))
-
-    def logits() -> str:
-        expected = witness.expected(settings.model, run.folder, run.files, precision, dtype)
-        said.extend(witness.ask(item) for item in (model, read[0]))
-        result.prompt, result.tolerance = witness.asked, expected.tolerance
-        found, result.samples = proof.check_logits(expected, said[0][0], said[1][0])
-        return found
-
-    def answer() -> str:
-        result.answer = said[1][1]
-        return proof.check_answer(said[0][1], said[1][1])
-
-    claims: tuple[tuple[str, Callable[[], str]], ...] = (
-        ("names", names),
-        ("reading", reading),
-        ("weights", weights),
-        ("changes", changes),
-        ("merge", merge),
-        ("logits", logits),
-        ("answer", answer),
-    )
-    for claim, examine in claims:
+    precision = choose_precision(run.settings.model)
+    result = Proof(str(run.folder), run.settings.model.path, _short(dtype), _short(precision), versions=_versions())
+    claims = _Claims(run, model, out, dtype, samples, result)
+    for examine in (
+        claims.names,
+        claims.reading,
+        claims.weights,
+        claims.changes,
+        claims.merge,
+        claims.logits,
+        claims.answer,
+    ):
         try:
-            result.steps.append(Step(claim, True, examine()))
+            result.steps.append(Step(examine.__name__, True, examine()))
         except (ProofError, ModelError) as error:  # a damaged file cannot be read
-            result.steps.append(Step(claim, False, str(error)))
+            result.steps.append(Step(examine.__name__, False, str(error)))
             break
     return result
+
+
+class _Claims:
+    """The claims about an exported folder, in the order in which they are examined.
+
+    Each returns what it found and raises ``ProofError`` where it does not hold; later ones use what earlier ones read.
+    """
+
+    def __init__(
+        self, run: TrainedRun, model: PreTrainedModel, out: Path, dtype: torch.dtype, samples: int, result: Proof
+    ) -> None:
+        self.run = run
+        self.model = model
+        self.out = out
+        self.dtype = dtype
+        self.result = result
+        self.witness = Witness(
+            run.witnesses,
+            run.files.template(),
+            run.files,
+            samples=samples,
+            max_new_tokens=run.settings.eval.max_new_tokens,
+            device=roomy_device(model.num_parameters()),
+        )
+        self._read: PreTrainedModel | None = None
+        self._answers: list[str] = []
+
+    @property
+    def read(self) -> PreTrainedModel:
+        """The export as a server loads it; read once."""
+        if self._read is None:
+            self._read = reload(self.out)
+        return self._read
+
+    def names(self) -> str:
+        return proof.check_names(self.run.base, self.out, self.model)
+
+    def reading(self) -> str:
+        return proof.check_reading(read_model_files(str(self.out)), self.run.files, self.run.geometry)
+
+    def weights(self) -> str:
+        return proof.check_weights(self.model, self.read)
+
+    def changes(self) -> str:
+        settings, family = self.run.settings.model, self.run.files.family
+        base = load_model(settings.model_copy(update={"attention": "auto"}), dtype=torch.float32)
+        found, self.result.parts = proof.check_changes(base, self.read, family, frozen_names(base, family, settings))
+        return found
+
+    def merge(self) -> str:
+        if not (self.run.folder / ADAPTER_CONFIG).exists():
+            return "nothing to merge: the weights are the trained ones"
+        full = torch.float32
+        expected = self._expected(full, full)
+        whole = merged(self.run.settings.model, self.run.folder, full).to(self.witness.device)  # type: ignore[arg-type]
+        return proof.check_merge(expected, self.witness.logits(whole))
+
+    def logits(self) -> str:
+        expected = self._expected(choose_precision(self.run.settings.model), self.dtype)
+        (meant, meant_answer), (found, found_answer) = (self.witness.ask(model) for model in (self.model, self.read))
+        self._answers = [meant_answer, found_answer]
+        self.result.prompt, self.result.tolerance = self.witness.asked, expected.tolerance
+        said, self.result.samples = proof.check_logits(expected, meant, found)
+        return said
+
+    def answer(self) -> str:
+        meant, self.result.answer = self._answers
+        return proof.check_answer(meant, self.result.answer)
+
+    def _expected(self, precision: torch.dtype, dtype: torch.dtype) -> Expected:
+        return self.witness.expected(self.run.settings.model, self.run.folder, self.run.files, precision, dtype)
 
 
 def _show(result: Proof, console: Console) -> None:
