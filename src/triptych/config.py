@@ -247,6 +247,8 @@ class TrainSettings(Settings):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool = False
     """Compile the language layers with torch.compile: a slow first step, quicker ones after it."""
+    logits_mb: PositiveInt | Literal["auto"] = "auto"
+    """Size of the largest logits tensor, MB of 2^20 bytes; ``auto``: 32 on a CPU, 512 on a GPU."""
     feature_cache: Switch = "auto"
     """Keep what a frozen tower and merger make of each image on disk; ``auto``: where images are shown repeatedly."""
     feature_cache_gb: PositiveFloat = 50.0
@@ -263,6 +265,11 @@ class TrainSettings(Settings):
     """Optimizer steps between evaluation losses, where there is eval data."""
     hf: dict[str, Any] = {}
     """Anything else for transformers' ``TrainingArguments``, by its name there."""
+
+    @property
+    def logits_bytes(self) -> int | None:
+        """Bytes of the largest logits tensor; None for what suits the device."""
+        return None if self.logits_mb == "auto" else self.logits_mb * 2**20
 
 
 class EvalSettings(Settings):

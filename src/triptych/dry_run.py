@@ -50,7 +50,7 @@ def run_row(settings: RunSettings, prepared: Prepared, batch: Batch) -> DryRun:
         model.activation_checkpointing_enable({"use_reentrant": False})
     model.to(device).train()  # type: ignore[arg-type]
     normalizer = PixelNormalizer(prepared.files).to(device)
-    forward = RowForward(normalizer, isolation, attention)
+    forward = RowForward(normalizer, isolation, attention, logits_limit=settings.train.logits_bytes)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=settings.train.learning_rate)
     began = time.perf_counter()
     moved = batch.to(device)

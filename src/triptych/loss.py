@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
+from triptych import head_loss
 from triptych.attention import MASKED_SDPA, Attention
 from triptych.data.batch import Batch
 from triptych.feature_cache import FeatureCache, image_features
@@ -26,21 +27,28 @@ class RowForward:
     """As installed in the model."""
     features: FeatureCache | None = None
     """Makes what the store of image features lacks; None where the tower sees every image of every row."""
+    logits_limit: int | None = None
+    """Bytes of the largest logits tensor of a loss; None for what suits the device."""
 
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits (S, V) at the positions whose next token is a target; no other position reaches the vocabulary."""
-        if self.features is not None:
-            batch = self.features.complete(batch)
-        rows = [batch] if self.isolation.packs else batch.alone()
-        return torch.cat([model(**self._inputs(row)).logits.flatten(0, -2) for row in rows])
+        return torch.cat([model(**self._inputs(row)).logits.flatten(0, -2) for row in self._rows(batch)])
 
     def summed_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Cross entropy, summed over the row's S supervised tokens, in float32; 0 for a row without any.
 
         The caller divides by the supervised tokens of the whole optimizer step, on all ranks: every token then weighs
-        the same, however the samples fell into rows.
+        the same, however the samples fell into rows. Logits are there for some tokens at a time (``logits_limit``).
         """
-        return functional.cross_entropy(self.logits(model, batch).float(), batch.targets, reduction="sum")
+        limit = self.logits_limit or head_loss.default_limit(batch.input_ids.device)
+        losses = [head_loss.summed_loss(model, self._inputs(row), row.targets, limit) for row in self._rows(batch)]
+        return torch.stack(losses).sum()
+
+    def _rows(self, batch: Batch) -> Iterable[Batch]:
+        """What goes through the model at once."""
+        if self.features is not None:
+            batch = self.features.complete(batch)
+        return [batch] if self.isolation.packs else batch.alone()
 
     @torch.no_grad()
     def leakage(self, model: nn.Module, vocabulary: int, device: torch.device) -> float:

@@ -14,7 +14,8 @@ from torch import nn
 from triptych.attention import keeps_mask
 from triptych.config import AttentionName
 from triptych.family import Family
-from triptych.parts import PartMap
+from triptych.head_loss import default_limit, tokens_at_once
+from triptych.parts import HEAD, PartMap
 from triptych.quantised import BYTES_PER_WEIGHT
 from triptych.selectors import PARTS, Part, Place
 
@@ -44,7 +45,8 @@ class StepMemory:
     activations: int
     """What the forward pass keeps for the backward pass"""
     logits: int
-    """Of the supervised tokens, with their log-probabilities and gradients"""
+    """Of the supervised tokens that reach the vocabulary together, with their log-probabilities; and the gradients that
+    are made beside the loss"""
 
     @property
     def total(self) -> int:
@@ -75,6 +77,7 @@ class MemoryModel:
         checkpointing: bool,
         packed: Collection[str] = (),
         attention: AttentionName = "sdpa",
+        logits_limit: int | None = None,
     ) -> None:
         """
         Args:
@@ -85,6 +88,7 @@ class MemoryModel:
             checkpointing: whether activations are computed again in the backward pass.
             packed: names of the weights that will be in 4 bits, where the model was made without that.
             attention: what computes attention, as chosen; not ``auto``.
+            logits_limit: bytes of the largest logits tensor; None for the default on a GPU.
         """
         self._bytes = precision.itemsize
         self._trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -97,6 +101,13 @@ class MemoryModel:
         parts = PartMap(model, family)
         learning = [parts.place(name) for name, parameter in model.named_parameters() if parameter.requires_grad]
         self._vocabulary: int = config.text_config.vocab_size
+        self._width: int = config.text_config.hidden_size
+        limit = default_limit(torch.device("cuda")) if logits_limit is None else logits_limit
+        self._logits_at_once = tokens_at_once(limit, self._vocabulary)
+        self._head_learns = any(
+            parameter.requires_grad and (HEAD in name or "embed_tokens" in name)
+            for name, parameter in model.named_parameters()
+        )
         masked = keeps_mask(attention)
         normed = any(".q_norm." in name for name, _ in model.named_parameters())
         self._count_language(config.text_config, learning, normed=normed, masked=masked, checkpointing=checkpointing)
@@ -155,19 +166,19 @@ class MemoryModel:
             activations=self._casts
             + row.tokens * (self._per_token + row.tokens * self._per_pair)
             + row.patches * self._per_patch,
-            logits=row.supervised * self._vocabulary * self._logit_bytes,
+            logits=int(self._logits(np.int64(row.supervised))),
         )
 
     def largest(self, tokens: NDArray[np.int64], patches: NDArray[np.int64], supervised: NDArray[np.int64]) -> int:
         """Number of the row that takes the most memory, of (R,) tokens, patches and supervised tokens."""
         activations = tokens * (self._per_token + tokens * self._per_pair) + patches * self._per_patch
-        return int(np.argmax(activations + supervised * self._vocabulary * self._logit_bytes))
+        return int(np.argmax(activations + self._logits(supervised)))
 
-    @property
-    def _logit_bytes(self) -> int:
-        """Of one logit: itself in float32, its log-probability and gradient, and where the arithmetic is narrower also
-        what the head gave and takes back."""
-        return 3 * FLOAT32 + (2 * self._bytes if self._bytes < FLOAT32 else 0)
+    def _logits(self, supervised: NDArray[np.int64] | np.int64) -> NDArray[np.int64]:
+        """Bytes at the head, of (R,) supervised tokens."""
+        at_once = np.minimum(supervised, self._logits_at_once) * self._vocabulary * 2 * FLOAT32
+        gradients = supervised * self._width * FLOAT32 + self._head_learns * self._vocabulary * self._width * FLOAT32
+        return np.asarray(at_once + gradients)
 
 
 def mlp_width(text: Any) -> int:

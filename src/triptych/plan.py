@@ -175,6 +175,7 @@ def _memory(
         checkpointing=checkpointing,
         attention=attention,
         packed=packed,
+        logits_limit=settings.train.logits_bytes,
     )
     worst = memory.largest(rows.tokens, rows.patches, rows.supervised)
     size = RowSize(int(rows.tokens[worst]), int(rows.patches[worst]), int(rows.supervised[worst]))

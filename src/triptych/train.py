@@ -88,7 +88,9 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
         train_dataset=datasets["train"],
         eval_dataset=datasets.get("eval"),
         processing_class=processor,
-        forward=RowForward(PixelNormalizer(prepared.files), isolation, attention, features.cache),
+        forward=RowForward(
+            PixelNormalizer(prepared.files), isolation, attention, features.cache, settings.train.logits_bytes
+        ),
         family=family,
         settings=settings,
         rates=rates,

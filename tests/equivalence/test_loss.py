@@ -21,6 +21,10 @@ from triptych.train import LEAKAGE
 
 TOLERANCE = 1e-5
 """Relative, float32."""
+DECAYS = (".A_log", ".dt_bias")
+CANCELLING = 10
+"""How much larger the error of a decay's gradient may be: its terms cancel, and transformers' own sum over the samples
+was seen 4e-5 away from the same sum in float64."""
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -71,7 +75,11 @@ def gradients(model: PreTrainedModel, loss: torch.Tensor) -> dict[str, torch.Ten
 def difference(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
     """Largest relative difference of a parameter's gradient."""
     assert left.keys() == right.keys()
-    return max(float((left[n] - right[n]).norm() / right[n].norm().clamp(min=1e-12)) for n in left)
+    return max(
+        float((left[n] - right[n]).norm() / right[n].norm().clamp(min=1e-12))
+        / (CANCELLING if n.endswith(DECAYS) else 1)
+        for n in left
+    )
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
