@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from triptych.data.chat_style import THINK_END, THINK_START, TOOL_END, TOOL_START, ChatStyle
 from triptych.data.conversation import Conversation, Turn
+from triptych.data.words import WordTokenizer
 from triptych.errors import ModelError
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
@@ -95,6 +96,7 @@ class Template:
         self.tokenizer.encode_special_tokens = True
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+        self._words = WordTokenizer(self.tokenizer)
         self.style = style
         self.turn_start, self.turn_end, self.vision_start, self.image_pad, self.vision_end = (
             self._special(token) for token in (TURN_START, TURN_END, VISION_START, IMAGE_PAD, VISION_END)
@@ -136,9 +138,8 @@ class Template:
         """Tokenize many conversations in one call of the tokenizer; a text that comes again is tokenized once."""
         texts: dict[str, int] = {}
         rendered = [self._render(conversation.turns, texts) for conversation in conversations]
-        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         unshown = [self._unshown(conversation.turns) for conversation in conversations]
-        return _assemble(rendered, [encoding.ids for encoding in encodings], unshown)
+        return _assemble(rendered, self._words.encode_all(list(texts)), unshown)
 
     def encode_prompt(self, conversation: Conversation, *, thinking: bool | None = None) -> Encoded:
         """Tokenize a conversation that ends with a question, and the header of the answer to come.
@@ -291,7 +292,7 @@ class Template:
 
 
 def _assemble(
-    rendered: Sequence[Sequence[_Segment]], texts: Sequence[list[int]], unshown: Sequence[int]
+    rendered: Sequence[Sequence[_Segment]], texts: Sequence[Sequence[int]], unshown: Sequence[int]
 ) -> EncodedMany:
     ids: list[int] = []
     spans: list[int] = []
