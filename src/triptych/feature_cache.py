@@ -26,9 +26,10 @@ from triptych.data.features import FeatureFile, FeatureReader
 from triptych.data.pictures import KNOWN
 from triptych.errors import ModelError
 from triptych.family import Family, ModelFiles
+from triptych.model import PixelNormalizer
 from triptych.parts import part_of
 
-FORMAT = 1
+FORMAT = 2
 """Raised when pixels or features of the same image come to differ: what is stored is then made anew."""
 
 QUEUE_BYTES = 512 * 2**20
@@ -180,7 +181,7 @@ class FeatureCache:
     def __init__(
         self,
         model: Any,
-        normalizer: nn.Module,
+        normalizer: PixelNormalizer,
         merge_size: int,
         precision: torch.dtype,
         reader: FeatureReader,
@@ -241,7 +242,7 @@ class FeatureCache:
         """(levels, tokens, hidden) bfloat16 of one image."""
         # Trainer's autocast is around the model's forward, which this is not.
         with torch.autocast(pixels.device.type, self.precision, enabled=self.precision is not torch.float32):
-            found = self.model.get_image_features(self.normalizer(pixels), grid, return_dict=True)
+            found = self.model.get_image_features(self.normalizer.repeated(pixels), grid, return_dict=True)
         levels = [found.pooler_output, *(getattr(found, "deepstack_features", None) or ())]
         values = torch.stack([level[0] for level in levels]).to(torch.bfloat16)
         if values.shape[::2] != (self.shape.levels, self.shape.hidden):

@@ -70,7 +70,7 @@ class RowForward:
         if len(row.image_grid_thw) and row.features is not None:
             inputs["mm_encoder_outputs"] = {"image": image_features(row.features)}
         elif len(row.image_grid_thw):
-            inputs |= {"pixel_values": self.normalizer(row.pixels), "image_grid_thw": row.image_grid_thw}
+            inputs |= {"pixel_values": self.normalizer.repeated(row.pixels), "image_grid_thw": row.image_grid_thw}
         return inputs | self.isolation.arguments(row) | self.attention.arguments(row)
 
 

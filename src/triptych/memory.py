@@ -155,7 +155,7 @@ class MemoryModel:
         else:
             self._per_patch += kept * block
         if first < 0:
-            self._per_patch += 3 * vision.temporal_patch_size * vision.patch_size**2 * FLOAT32
+            self._per_patch += 3 * vision.patch_size**2 * FLOAT32  # one frame
 
     def step(self, row: RowSize) -> StepMemory:
         """Bytes of one forward and backward pass over ``row`` and the optimizer's step."""

@@ -17,6 +17,7 @@ from triptych.family import Family
 from triptych.isolation import Isolation
 from triptych.model import load_model
 from triptych.parts import HEAD, PartMap, inside, role
+from triptych.patch_projection import project_by_product
 from triptych.quantised import four_bit, require_four_bit
 from triptych.recipe import Recipe, check_rates
 from triptych.selectors import narrowest
@@ -43,6 +44,7 @@ def load_for_training(
         loaded = load_model(settings)
     # Before anything is copied: a copy of a part has a config of its own.
     attention = install_attention(loaded, settings.attention, device, precision, recurrent=isolation.recurrent)
+    project_by_product(loaded)
     return set_up_training(loaded, family, settings, precision), attention
 
 

@@ -101,9 +101,15 @@ class PixelNormalizer(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(P, 3 * p * p) uint8 -> (P, 3 * frames * p * p) float32"""
-        count = pixels.shape[0]
-        values = pixels.view(count, 3, 1, self.patch_area).float() * self.scale + self.shift
-        return values.expand(-1, -1, self.frames, -1).reshape(count, 3 * self.frames * self.patch_area)
+        return self.repeated(pixels).flatten(1)
+
+    def repeated(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(P, 3 * p * p) uint8 -> (P, 3, frames, p * p) float32, the frames one in memory.
+
+        The family's towers take it as it is: they cut their input into frames themselves.
+        """
+        values = pixels.view(pixels.shape[0], 3, 1, self.patch_area).float()
+        return values.mul_(self.scale).add_(self.shift).expand(-1, -1, self.frames, -1)
 
 
 class ProcessorFiles:
