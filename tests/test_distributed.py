@@ -15,10 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
+from triptych import report
 from triptych.arguments import training_arguments
 from triptych.config import load
+from triptych.cost import model_cost
 from triptych.errors import ConfigError
 from triptych.isolation import Isolation
+from triptych.prepare import plan_training, prepare
 from triptych.train import _check_sharding
 
 
@@ -50,6 +53,30 @@ def test_two_ranks_are_one(small_model_dir: Path, tmp_path: Path) -> None:
     left, right = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("one", "two"))
     assert all(torch.allclose(left[name], right[name], atol=2e-5) for name in left)
     assert two.stderr.count("supervised), ") == 1, "one rank speaks for the run"
+
+
+def test_two_ranks_with_rows_dealt_by_cost_are_one(small_model_dir: Path, tmp_path: Path) -> None:
+    data = tiny.write_dataset(tmp_path, 30)
+    held_out = tiny.write_dataset(tmp_path, 7, seed=5, name="held.json")
+    settings = {
+        "data": {"eval": [{"path": str(held_out)}]},
+        "batch": {"samples": None, "tokens": 160, "patches": 400},
+        "train": {"rows_per_step": 4, "epochs": 2},
+    }
+    path = tiny.write_run(tmp_path, small_model_dir, data, **settings)
+    loaded = load(path)
+    prepared = prepare(loaded, ("train",), report.console())
+    cost = model_cost(loaded.model, prepared.files.config)
+    alone, shared = (plan_training(loaded, prepared.corpora["train"], world, cost) for world in (1, 2))
+    whole = len(alone) // 4 * 4
+    assert any(alone.row(number).tolist() != shared.row(number).tolist() for number in range(whole))
+    one, two = (launch(path, ranks, f"output={tmp_path / str(ranks)}") for ranks in (1, 2))
+    assert one.returncode == 0, one.stderr
+    assert two.returncode == 0, two.stderr
+    for key in ("loss", "eval_loss"):
+        assert losses(tmp_path / "2", key) == pytest.approx(losses(tmp_path / "1", key), rel=1e-5)
+    left, right = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("1", "2"))
+    assert all(torch.allclose(left[name], right[name], atol=2e-5) for name in left)
 
 
 def test_two_ranks_whose_rows_go_sample_by_sample_are_one(tmp_path: Path) -> None:

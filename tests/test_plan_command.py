@@ -14,6 +14,8 @@ import tiny
 from triptych import report
 from triptych.attention import install_attention
 from triptych.config import load
+from triptych.cost import model_cost
+from triptych.data.balance import idle_share
 from triptych.data.batch import build_batch
 from triptych.errors import ConfigError
 from triptych.loss import RowForward
@@ -21,7 +23,7 @@ from triptych.memory import MemoryModel, RowSize
 from triptych.methods import set_up_training
 from triptych.model import PixelNormalizer, load_model
 from triptych.plan import plan
-from triptych.prepare import Prepared, prepare
+from triptych.prepare import Prepared, plan_training, prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -82,6 +84,27 @@ def test_a_mixture_shows_exact_counts(
     assert "75.0%" in shown
     assert cells(shown)["samples per epoch"] == "32"
     assert cells(shown)["rows"] == "8"
+
+
+def test_how_long_ranks_wait_is_printed_where_there_are_several(
+    run_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(run_file, (), world_size=1, dry_run_worst=False)
+    assert "wait for each other" not in capsys.readouterr().err
+    plan(run_file, ("train.rows_per_step=8",), world_size=2, dry_run_worst=False)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "wait for each other" in line]
+    settings = load(run_file, ("train.rows_per_step=8",))
+    prepared = prepare(settings, ("train",), report.console())
+    corpus = prepared.corpora["train"]
+    cost = model_cost(settings.model, prepared.files.config)
+    assert cost is not None
+    balanced, drawn = (
+        idle_share(plan_training(settings, corpus, 2, given).sums(cost.of_corpus(corpus)), 8, 2)
+        for given in (cost, None)
+    )
+    assert balanced < drawn
+    assert line.startswith(f"2 ranks wait for each other, estimated: {balanced:.1%} of their time")
+    assert f"in the order drawn {drawn:.1%}" in line
 
 
 def test_ranks_that_do_not_divide_the_rows_of_a_step_are_refused(run_file: Path) -> None:

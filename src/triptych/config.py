@@ -211,6 +211,8 @@ class BatchSettings(Settings):
     """Language tokens per row; samples are packed to fill it."""
     patches: PositiveInt | None = None
     """Vision patches per row, a second limit beside ``tokens``."""
+    group_similar: bool = False
+    """Let packed rows of similar cost share a step: ranks with one row each wait less, steps differ more in targets."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -218,10 +220,12 @@ class BatchSettings(Settings):
             raise ValueError("give either `samples` or `tokens` (with or without `patches`)")
         if self.patches is not None and self.tokens is None:
             raise ValueError("`patches` goes with `tokens`")
+        if self.group_similar and self.tokens is None:
+            raise ValueError("`group_similar` goes with `tokens`; rows of `samples` are evened out within their step")
         return self
 
     def spec(self) -> BatchSpec:
-        return BatchSpec(self.samples, self.tokens, self.patches)
+        return BatchSpec(self.samples, self.tokens, self.patches, self.group_similar)
 
 
 class TrainSettings(Settings):

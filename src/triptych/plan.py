@@ -15,6 +15,8 @@ from rich.table import Table
 
 from triptych import config, report
 from triptych.config import RunSettings
+from triptych.cost import SampleCost, model_cost
+from triptych.data.balance import idle_share
 from triptych.data.corpus import Corpus
 from triptych.data.plan import Plan
 from triptych.errors import TriptychError
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from triptych.memory import MemoryModel, RowSize
 
 LONGEST = 5
+LONG_WAIT = 0.03
+"""Share of the ranks' time from which on it is worth doing something about."""
 
 
 def plan(run: Path, overrides: Sequence[str], *, world_size: int, dry_run_worst: bool) -> None:
@@ -49,13 +53,16 @@ def plan(run: Path, overrides: Sequence[str], *, world_size: int, dry_run_worst:
     corpus = prepared.corpora["train"]
     began = time.monotonic()
     rows_per_rank(settings, world_size)
-    planned = plan_training(settings, corpus, world_size)
+    cost = model_cost(settings.model, prepared.files.config)
+    planned = plan_training(settings, corpus, world_size, cost)
     out.print(f"planned in {time.monotonic() - began:.1f} s", markup=False)
     if len(settings.data.train) > 1:
         out.print(_sources_table(settings, prepared))
     rows = RowSums(corpus, planned)
     out.print(_plan_table(settings, prepared, planned, rows))
     out.print(_longest_table(corpus))
+    if world_size > 1:
+        out.print(_idle_line(settings, corpus, planned, world_size, cost), markup=False)
     model = _model_without_weights(settings, prepared)
     worst = _memory(settings, prepared, model, rows, out)
     out.print(_features_line(settings, prepared, model, planned), markup=False)
@@ -67,19 +74,12 @@ class RowSums:
     """What each of R rows holds."""
 
     def __init__(self, corpus: Corpus, planned: Plan) -> None:
-        lengths = corpus.lengths
-        self.tokens = self._per_row(lengths.tokens, planned)
+        self.tokens = planned.sums(corpus.lengths.tokens)
         """(R,) language tokens"""
-        self.patches = self._per_row(lengths.patches, planned)
+        self.patches = planned.sums(corpus.lengths.patches)
         """(R,) vision patches"""
-        self.supervised = self._per_row(corpus.supervised, planned)
+        self.supervised = planned.sums(corpus.supervised)
         """(R,) supervised tokens"""
-
-    @staticmethod
-    def _per_row(values: NDArray[np.int64], planned: Plan) -> NDArray[np.int64]:
-        running = np.concatenate(([0], np.cumsum(values[planned.samples])))
-        sums: NDArray[np.int64] = running[planned.bounds[1:]] - running[planned.bounds[:-1]]
-        return sums
 
 
 def _plan_table(settings: RunSettings, prepared: Prepared, planned: Plan, rows: RowSums) -> Table:
@@ -136,6 +136,24 @@ def _longest_table(corpus: Corpus) -> Table:
         for index in longest.tolist()
     ]
     return report.table("Longest samples", ("sample", "tokens", "patches", "images"), lines)
+
+
+def _idle_line(settings: RunSettings, corpus: Corpus, planned: Plan, world_size: int, cost: SampleCost | None) -> str:
+    """How long ranks wait for each other, if time is as FLOPs: at the end of steps, or of all rows where sharded."""
+    if cost is None:
+        return "ranks wait for each other: not known, since config.json does not give the model's shapes"
+    costs = cost.of_corpus(corpus)
+    dealt, drawn = (
+        [idle_share(rows.sums(costs), wait, world_size) for wait in (settings.train.rows_per_step, world_size)]
+        for rows in (planned, plan_training(settings, corpus, world_size))
+    )
+    hint = ""
+    if dealt[0] > LONG_WAIT and settings.batch.tokens and not settings.batch.group_similar:
+        hint = "; more rows per step, or batch.group_similar, would make it less"
+    return (
+        f"{world_size} ranks wait for each other, estimated: {dealt[0]:.1%} of their time, {dealt[1]:.1%} if they "
+        f"shard the model; with rows in the order drawn {drawn[0]:.1%} and {drawn[1]:.1%}{hint}"
+    )
 
 
 def _model_without_weights(settings: RunSettings, prepared: Prepared) -> PreTrainedModel | PeftModel:

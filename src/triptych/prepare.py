@@ -14,6 +14,7 @@ from rich.console import Console
 
 from triptych import report
 from triptych.config import RunSettings
+from triptych.cost import SampleCost
 from triptych.data.corpus import Corpus, load_or_build
 from triptych.data.engine import Engine
 from triptych.data.header_cache import cache_folder
@@ -119,16 +120,29 @@ def rows_per_rank(settings: RunSettings, world_size: int) -> int:
     return rows // world_size
 
 
-def plan_training(settings: RunSettings, corpus: Corpus, world_size: int) -> Plan:
+def plan_training(settings: RunSettings, corpus: Corpus, world_size: int, cost: SampleCost | None = None) -> Plan:
     """The rows of a run: what ``triptych plan`` shows is what training takes.
+
+    Args:
+        settings: of the run.
+        corpus: its samples.
+        world_size: ranks that share the rows.
+        cost: what a sample costs, to give ranks alike to do; None for rows in the order in which they are drawn.
 
     Raises:
         ConfigError: if the sources' shares leave no sample in an epoch.
     """
     train = settings.train
-    mixture = train_mixture(settings, corpus)
-    spec = settings.batch.spec()
-    return make_plan(corpus.lengths, spec, epochs=train.epochs, seed=train.seed, world_size=world_size, mixture=mixture)
+    return make_plan(
+        corpus.lengths,
+        settings.batch.spec(),
+        epochs=train.epochs,
+        seed=train.seed,
+        world_size=world_size,
+        rows_per_step=train.rows_per_step,
+        costs=None if cost is None else cost.of_corpus(corpus),
+        mixture=train_mixture(settings, corpus),
+    )
 
 
 def write_rejected(output: Path, problems: Sequence[Problem], out: Console) -> None:

@@ -21,6 +21,7 @@ from triptych.arguments import training_arguments
 from triptych.callbacks import ConsoleCallback, EpochCallback, RunLogCallback, tensorboard_callback
 from triptych.compiling import check_compiler, compile_layers
 from triptych.config import RunSettings
+from triptych.cost import SampleCost, model_cost
 from triptych.data.batch import RowDataset
 from triptych.data.corpus import Corpus
 from triptych.data.features import FeatureReader
@@ -51,9 +52,10 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
     output = Path(settings.output)
     precision = choose_precision(settings.model)
     args = training_arguments(settings, precision)
-    plans = _plan_run(settings, prepared, args)
+    cost = model_cost(settings.model, prepared.files.config)
+    plans = _plan_run(settings, prepared, args, cost)
     plan = plans["train"]
-    identity: dict[str, Any] = {"plan": _plan_identity(settings, prepared.corpora["train"])}
+    identity: dict[str, Any] = {"plan": _plan_identity(settings, prepared.corpora["train"], cost)}
     checkpoint = latest_checkpoint(output) if resume else None
     saved = {} if checkpoint is None else _check_identity(checkpoint, identity)
     family = prepared.files.family
@@ -115,11 +117,16 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
     return final
 
 
-def _plan_run(settings: RunSettings, prepared: Prepared, args: TrainingArguments) -> dict[Split, Plan]:
-    plans: dict[Split, Plan] = {"train": plan_training(settings, prepared.corpora["train"], args.world_size)}
-    if "eval" in prepared.corpora:
-        lengths = prepared.corpora["eval"].lengths
-        plans["eval"] = sequential_plan(lengths, settings.batch.spec(), world_size=args.world_size)
+def _plan_run(
+    settings: RunSettings, prepared: Prepared, args: TrainingArguments, cost: SampleCost | None
+) -> dict[Split, Plan]:
+    plans: dict[Split, Plan] = {"train": plan_training(settings, prepared.corpora["train"], args.world_size, cost)}
+    held_out = prepared.corpora.get("eval")
+    if held_out is not None:
+        costs = None if cost is None else cost.of_corpus(held_out)
+        plans["eval"] = sequential_plan(
+            held_out.lengths, settings.batch.spec(), world_size=args.world_size, costs=costs
+        )
     return plans
 
 
@@ -177,7 +184,7 @@ def _check_isolation(trainer: RowTrainer, out: Console) -> None:
         out.print(f"one sample at a time: {reason}", markup=False)
 
 
-def _plan_identity(settings: RunSettings, corpus: Corpus) -> str:
+def _plan_identity(settings: RunSettings, corpus: Corpus, cost: SampleCost | None) -> str:
     """Names the order of the rows: two runs with the same one see the same samples at the same step."""
     digest = hashlib.sha256()
     digest.update(corpus.lengths.tokens.tobytes())
@@ -186,6 +193,8 @@ def _plan_identity(settings: RunSettings, corpus: Corpus) -> str:
     mixture = train_mixture(settings, corpus)
     if not mixture.plain:
         order.append(asdict(mixture))
+    if cost is not None and settings.train.rows_per_step > 1:
+        digest.update(cost.of_corpus(corpus).tobytes())
     digest.update(json.dumps(order).encode())
     return digest.hexdigest()
 

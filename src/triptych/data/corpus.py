@@ -86,6 +86,31 @@ class Corpus:
         return self._numbers("images")
 
     @cached_property
+    def squared_patches(self) -> NDArray[np.float64]:
+        """(K,) the squares of the patches of each image, summed over the sample's images.
+
+        Images that were shrunk into a sample's budget are taken as of equal size, which those over its cap are.
+        """
+        patches = self._natural_patches().astype(np.float64)
+        natural, squares = np.zeros((2, self._index.sample_count))
+        for start, _, first_image, (images,) in self._index.sample_batches("images"):
+            numbers, counts = images.values.to_numpy() + first_image, np.diff(images.offsets.to_numpy())
+            owners = np.repeat(np.arange(len(counts)), counts)
+            for sums, values in ((natural, patches), (squares, patches**2)):
+                sums[start : start + len(counts)] = np.bincount(owners, values[numbers], len(counts))
+        samples, own = self._numbers("sample"), self.lengths.patches
+        equal = own.astype(np.float64) ** 2 / np.maximum(self.image_counts, 1)
+        return np.where(natural[samples] == own, squares[samples], equal)
+
+    def _natural_patches(self) -> NDArray[np.int64]:
+        """(I,) patches of each image under the limits per image; 0 where its size is not known."""
+        height, width = (self._sizes.column(name).to_numpy().astype(np.int64) for name in ("height", "width"))
+        distinct, places = np.unique(height << 32 | width, return_inverse=True)
+        sizes = [(size >> 32, size & 0xFFFFFFFF) for size in distinct.tolist()]
+        patches = [math.prod(self.geometry.grid(*self.geometry.resized(*size))) if size[0] else 0 for size in sizes]
+        return np.array(patches, np.int64)[places]
+
+    @cached_property
     def sources(self) -> NDArray[np.int64]:
         """(K,) number of each sample's source, never falling"""
         return self._numbers("source")
