@@ -32,7 +32,7 @@ OWNED = {
     "bf16": "model.precision",
     "fp16": "model.precision",
     "dataloader_num_workers": "data.workers",
-    "dataloader_prefetch_factor": "data.prefetch",
+    "dataloader_prefetch_factor": "data.prefetch_mb",
     "train_sampling_strategy": "batch",
     "remove_unused_columns": "batch",
 }
@@ -74,8 +74,7 @@ def training_arguments(settings: RunSettings, precision: torch.dtype) -> Trainin
         "activation_checkpointing": train.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
         "bf16": precision is torch.bfloat16,
-        "dataloader_num_workers": data.workers,
-        "dataloader_prefetch_factor": data.prefetch if data.workers else None,
+        "dataloader_num_workers": 0,  # rows come from processes of our own, see data/loader.py
         "dataloader_pin_memory": torch.cuda.is_available(),
         "train_sampling_strategy": "sequential",  # the plan is the order
         "remove_unused_columns": False,

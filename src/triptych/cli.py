@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from triptych.cpu import wait_asleep
 from triptych.errors import ConfigError, TriptychError
 
 app = typer.Typer(
@@ -223,9 +224,7 @@ def _refuse_to_mix(output: Path, resume: bool) -> None:
 
 def main() -> None:
     """Entry point: errors that are the user's to fix are printed without a traceback and exit with 1."""
-    # Threads that wait for each other sleep instead of spinning. Spinning gains nothing measurable on an idle machine
-    # and costs up to ten times the step where decoding workers want the same cores. Read once, when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_asleep()
     # Said aloud, or the tokenizer warns whenever a process that used its threads starts another.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:

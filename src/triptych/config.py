@@ -184,10 +184,12 @@ class DataSettings(Settings):
     """Defective samples end the run before a model is loaded, or are left out and listed in ``rejected.jsonl``."""
     allow_remote: bool = False
     """Read data files and images behind URLs (``s3://``, ``gs://``, ``https://``, ...) through fsspec."""
+    decode: Literal["exact", "fast"] = "exact"
+    """``fast``: JPEGs of at least twice the size they are resized to are scaled while they are decoded."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that decode images ahead of training; 0 decodes in the training process."""
-    prefetch: PositiveInt = 2
-    """Rows each worker keeps ready."""
+    prefetch_mb: PositiveInt = 256
+    """Rows that the workers keep ready or have in hand, MB of 2^20 bytes, per rank; at least one row."""
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> Self:

@@ -58,8 +58,11 @@ class Score:
 class PromptDataset(torch.utils.data.Dataset[Prompt | list[Problem]]):
     """Corpus index -> prompt with decoded pixels, or why there is none."""
 
-    def __init__(self, corpus: Corpus, template: Template, indices: Sequence[int]) -> None:
+    def __init__(
+        self, corpus: Corpus, template: Template, indices: Sequence[int], decode: pixels.Decode = "exact"
+    ) -> None:
         self.corpus = corpus
+        self.decode = decode
         self.indices = indices
         self.prompts = [template.split_answer(corpus.encoded(index))[0] for index in indices]
 
@@ -70,7 +73,7 @@ class PromptDataset(torch.utils.data.Dataset[Prompt | list[Problem]]):
         index, encoded = self.indices[position], self.prompts[position]
         geometry = self.corpus.geometry
         shown = self.corpus.images(index)[: len(encoded.slots)]
-        patches, problems = pixels.decode_images(shown, geometry, self.corpus.origin(index))
+        patches, problems = pixels.decode_images(shown, geometry, self.corpus.origin(index), self.decode)
         if problems:
             return problems
         resized = [(image.resized_height, image.resized_width) for image in shown]
@@ -115,7 +118,7 @@ def predict(settings: RunSettings, prepared: Prepared, model: PreTrainedModel, o
     # Samples of like length together: little padding.
     order = np.argsort(corpus.lengths.tokens[:count], kind="stable").tolist()
     loader = torch.utils.data.DataLoader(
-        PromptDataset(corpus, template, order),
+        PromptDataset(corpus, template, order, settings.data.decode),
         batch_size=settings.eval.batch_size,
         num_workers=settings.data.workers,
         collate_fn=list,

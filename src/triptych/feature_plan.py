@@ -118,7 +118,7 @@ def forecast(
         for location, resized, count in corpus.shown(np.bincount(plan.samples, minlength=len(corpus)) * passes):
             uses += count
             stamp = identity.stamp(location, containers, storage.recent_stamp)
-            name = entry_name(location, stamp or (0, 0), resized)
+            name = entry_name(location, stamp or (0, 0), resized, settings.data.decode)
             if name in seen:
                 continue
             seen.add(name)

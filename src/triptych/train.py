@@ -22,10 +22,13 @@ from triptych.callbacks import ConsoleCallback, EpochCallback, RunLogCallback, t
 from triptych.compiling import check_compiler, compile_layers
 from triptych.config import RunSettings
 from triptych.cost import SampleCost, model_cost
+from triptych.cpu import keep_freed_memory
 from triptych.data.batch import RowDataset
 from triptych.data.corpus import Corpus
 from triptych.data.features import FeatureReader
+from triptych.data.loader import Loading, threads_per_worker
 from triptych.data.plan import Plan, sequential_plan
+from triptych.data.rows import RowBuilder
 from triptych.errors import ConfigError, ModelError
 from triptych.feature_setup import open_features
 from triptych.isolation import Isolation, choose_isolation
@@ -52,6 +55,8 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
     output = Path(settings.output)
     precision = choose_precision(settings.model)
     args = training_arguments(settings, precision)
+    if args.device.type == "cpu":
+        keep_freed_memory()
     cost = model_cost(settings.model, prepared.files.config)
     plans = _plan_run(settings, prepared, args, cost)
     plan = plans["train"]
@@ -83,7 +88,8 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
             out.print(f"one sample at a time: {isolation.reason}", markup=False)
         out.print(features.decision.line, markup=False)
     together = args.world_size > 1 and (sharded or not learning_parts(model, family).isdisjoint(("vision", "merger")))
-    datasets = _datasets(prepared, plans, features.reader, with_image=together)
+    done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+    datasets = _datasets(settings, prepared, plans, features.reader, args, done, with_image=together)
     trainer = RowTrainer(
         model=model,
         args=args,
@@ -131,14 +137,27 @@ def _plan_run(
 
 
 def _datasets(
-    prepared: Prepared, plans: dict[Split, Plan], store: FeatureReader | None, *, with_image: bool
+    settings: RunSettings,
+    prepared: Prepared,
+    plans: dict[Split, Plan],
+    store: FeatureReader | None,
+    args: TrainingArguments,
+    done: int,
+    *,
+    with_image: bool,
 ) -> dict[Split, RowDataset]:
-    """The rows of each split; ``with_image``: ranks that run the tower together must all run it, on every row."""
-    filler = prepared.reading.template.filler()
-    return {
-        split: RowDataset(prepared.corpora[split], plan, filler, with_image=with_image, store=store)
-        for split, plan in plans.items()
-    }
+    """The rows of each split, from ``done`` steps on; ``with_image``: ranks that run the tower together must all run
+    it, on every row.
+    """
+    data, filler = settings.data, prepared.reading.template.filler()
+    loading = Loading(data.workers, data.prefetch_mb * 2**20, args.world_size, threads_per_worker(data.workers))
+    first = done * settings.train.rows_per_step + args.process_index
+    datasets = {}
+    for split, plan in plans.items():
+        builder = RowBuilder(prepared.corpora[split], filler, with_image, store, data.decode)
+        # The first rows are decoded while the trainer is set up; those of an evaluation when it comes.
+        datasets[split] = RowDataset(plan, builder, loading, first=first if split == "train" else None)
+    return datasets
 
 
 def _check_sharding(args: TrainingArguments, isolation: Isolation) -> None:

@@ -1,10 +1,4 @@
-"""Build one row: samples end to end, without padding, positions that keep them apart, pixels decoded just in time.
-
-Three samples of 2, 3 and 1 tokens; row 0 of the position ids is what keeps them from seeing each other:
-
-    sample   a  a  b  b  b  c
-    row 0    0  1  0  1  2  0
-"""
+"""A row as tensors, and the rows of a plan as a data set that decodes them ahead."""
 
 from __future__ import annotations
 
@@ -12,16 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-import numpy as np
 import torch
 
 from triptych.data.corpus import Corpus
 from triptych.data.features import FeatureReader
-from triptych.data.layout import Layout, lay_out
-from triptych.data.pictures import KNOWN, RowPictures
+from triptych.data.loader import Loading, RowLoader
+from triptych.data.pictures import KNOWN
+from triptych.data.pixels import Decode
 from triptych.data.plan import Plan
+from triptych.data.rows import KnownFeatures, Row, RowBuilder
 from triptych.data.template import Encoded
-from triptych.errors import Origin, Problem
+from triptych.errors import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,99 +130,45 @@ def build_batch(
     with_image: bool = False,
     filler: Encoded,
     store: FeatureReader | None = None,
+    decode: Decode = "exact",
 ) -> Batch:
-    """Decode the images of the samples ``indices`` and lay them end to end.
-
-    Args:
-        corpus: the indexed samples.
-        indices: which of them, in order.
-        with_image: put a filler picture into a row that has none. Ranks that train the vision tower together must all
-            run it; the filler is a sample of its own, so no other sample sees it, and it has no target.
-        filler: the filler's ids (one picture, no target).
-        store: where features are kept: what it holds is read instead of decoded, what repeats in the row is decoded
-            once.
-
-    Samples whose images fail to decode are left out and named in ``problems``. A row left without any sample holds
-    the filler.
-    """
-    layouts: list[Layout] = []
-    used: list[int] = []
-    problems: list[Problem] = []
-    numbers = [int(index) for index in indices]
-    image_tokens = int(corpus.lengths.patches[numbers].sum()) // corpus.geometry.merge_size**2
-    pictures = RowPictures(corpus.geometry, store, tokens=image_tokens)
-    for index in numbers:
-        failed = pictures.add(corpus.images(index), corpus.origin(index))
-        if failed:
-            problems.extend(failed)
-            continue
-        layouts.append(corpus.layout(index))
-        used.append(index)
-    if not layouts or (with_image and not any(len(layout.grids) for layout in layouts)):
-        side = corpus.geometry.factor
-        layouts.append(lay_out(filler, [(side, side)], corpus.geometry, Origin("filler", 0)))
-        pictures.add_filler()
-    return _join(layouts, pictures, tuple(used), tuple(problems))
+    """The samples ``indices`` of ``corpus`` as one row, built in this process; see ``RowBuilder``."""
+    builder = RowBuilder(corpus, filler, with_image, store, decode)
+    return to_batch(builder.build([int(index) for index in indices]))
 
 
-def _join(
-    layouts: Sequence[Layout], pictures: RowPictures, samples: tuple[int, ...], problems: tuple[Problem, ...]
-) -> Batch:
-    lengths = [len(layout.input_ids) for layout in layouts]
-    ids = np.concatenate([layout.input_ids for layout in layouts])
-    # A sample's first token is never supervised, so a target's predecessor always lies in the same sample.
-    targets = np.flatnonzero(np.concatenate([layout.supervised for layout in layouts]))
-    positions = np.concatenate(
-        [
-            np.concatenate((np.arange(length)[None], layout.position_ids))
-            for length, layout in zip(lengths, layouts, strict=True)
-        ],
-        axis=1,
-    )
-    return Batch(
-        input_ids=torch.from_numpy(ids)[None],
-        position_ids=torch.from_numpy(positions)[:, None],
-        pixels=torch.from_numpy(pictures.pixels()),
-        image_grid_thw=torch.from_numpy(np.concatenate([layout.grids for layout in layouts])),
-        keep=torch.from_numpy(targets - 1),
-        targets=torch.from_numpy(ids[targets]),
-        starts=torch.from_numpy(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)),
-        longest=max(lengths),
-        images_per_sample=tuple(len(layout.grids) for layout in layouts),
-        samples=samples,
-        problems=problems,
-        features=_features(pictures),
-    )
+def to_batch(row: Row) -> Batch:
+    """The same row as tensors over the same memory."""
+    values = {name: getattr(row, name) for name in Row.__slots__}
+    tensors = {name: torch.from_numpy(value) for name, value in values.items() if hasattr(value, "dtype")}
+    return Batch(**{**values, **tensors, "features": row.features and _features(row.features)})
 
 
-def _features(pictures: RowPictures) -> RowFeatures | None:
-    if pictures.store is None:
-        return None
-    known = torch.from_numpy(pictures.known()).view(torch.bfloat16)
-    return RowFeatures(known, tuple(pictures.tokens), tuple(pictures.numbers), tuple(pictures.entries))
+def _features(found: KnownFeatures) -> RowFeatures:
+    known = torch.from_numpy(found.known).view(torch.bfloat16)
+    return RowFeatures(known, found.tokens, found.pictures, found.entries)
 
 
 class RowDataset(torch.utils.data.Dataset[Batch]):
-    """Row number -> batch: what a data loader's workers call. Holds integers and a path, decodes on demand."""
+    """Row number -> batch. Rows that will be asked for next are decoded ahead, by processes of its own."""
 
     def __init__(
-        self,
-        corpus: Corpus,
-        plan: Plan,
-        filler: Encoded,
-        *,
-        with_image: bool = False,
-        store: FeatureReader | None = None,
+        self, plan: Plan, builder: RowBuilder, loading: Loading | None = None, *, first: int | None = None
     ) -> None:
-        self.corpus = corpus
+        """
+        Args:
+            plan: the rows.
+            builder: makes them.
+            loading: with how many processes, and how far ahead; None to build each row when it is asked for.
+            first: row to begin with at once; None to begin with the first that is asked for.
+        """
         self.plan = plan
-        self.filler = filler
-        self.with_image = with_image
-        self.store = store
+        self.loader = RowLoader(plan, builder, loading or Loading())
+        if first is not None:
+            self.loader.begin(first)
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, row: int) -> Batch:
-        samples = self.plan.row(row).tolist()
-        return build_batch(self.corpus, samples, with_image=self.with_image, filler=self.filler, store=self.store)
+        return to_batch(self.loader.take(row))

@@ -61,13 +61,16 @@ class Place:
     checksum: int
 
 
-def entry_name(location: str, stamp: Stamp, resized: tuple[int, int]) -> bytes:
-    """Name of an image at one size: another file, another version of it or another size has another one."""
+def entry_name(location: str, stamp: Stamp, resized: tuple[int, int], decode: str = "exact") -> bytes:
+    """Name of an image at one size: another file, version, size or way of decoding has another one."""
     described = f"{identity.key(location)}\0{stamp[0]}\0{stamp[1]}\0{resized[0]}\0{resized[1]}"
+    described += "" if decode == "exact" else f"\0{decode}"
     return hashlib.blake2b(described.encode("utf-8", "surrogatepass"), digest_size=NAME_BYTES).digest()
 
 
-def entry_names(images: Iterable[SizedImage], containers: dict[str, Stamp | None]) -> list[bytes | None]:
+def entry_names(
+    images: Iterable[SizedImage], containers: dict[str, Stamp | None], decode: str = "exact"
+) -> list[bytes | None]:
     """The name of each image as it is on disk now; None for a file that is gone.
 
     ``containers`` collects the stamps of files that hold many images, so that each is asked once.
@@ -76,7 +79,7 @@ def entry_names(images: Iterable[SizedImage], containers: dict[str, Stamp | None
     for image in images:
         stamp = identity.stamp(image.location, containers, storage.recent_stamp)
         size = image.resized_height, image.resized_width
-        names.append(None if stamp is None else entry_name(image.location, stamp, size))
+        names.append(None if stamp is None else entry_name(image.location, stamp, size, decode))
     return names
 
 

@@ -42,6 +42,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = tuple(_TURNS[orientation] for orientation in _SIDEWAYS)
+"""Turns that exchange height and width."""
 _FLOAT_MODES = ("F",)  # 32-bit floating point: no range is defined, so no 8-bit picture follows from it
 _PNG_TEXTS = (b"iTXt", b"tEXt", b"zTXt")
 _PNG_KEYWORDS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # of the texts that can hold an orientation
@@ -256,13 +258,12 @@ def load(image: Image.Image, location: str) -> None:
             raise ImageError("image-unreadable", f"{_name(location)}: truncated or damaged: {error}") from error
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """The decoded image turned as its EXIF orientation says (what transformers' and vLLM's loaders do).
+def turn(image: Image.Image) -> Image.Transpose | None:
+    """How an image is turned upright, by its EXIF orientation (what transformers' and vLLM's loaders do).
 
     Not ``ImageOps.exif_transpose``: that also rewrites the EXIF data, and fails on data it cannot write.
     """
-    turn = _TURNS.get(_orientation(image.getexif))
-    return image if turn is None else image.transpose(turn)
+    return _TURNS.get(_orientation(image.getexif))
 
 
 def upright_size(image: Image.Image, file: IO[bytes]) -> tuple[int, int]:
