@@ -34,7 +34,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_cache import commit
 from headers import SIZES
 from packing import FILES, MAX_PIXELS, TOKENS_PER_WORD, draw_lengths
 from triptych.config import ModelSettings
@@ -42,7 +41,7 @@ from triptych.cost import SampleCost, model_cost
 from triptych.data.balance import idle_share
 from triptych.data.geometry import Geometry
 from triptych.data.plan import BatchSpec, Lengths, Plan, make_plan
-from workload import draw_shapes
+from workload import commit, draw_shapes
 
 RANKS = (2, 8, 64, 512)
 ROWS_PER_RANK = (1, 2, 8)

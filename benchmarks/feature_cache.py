@@ -24,7 +24,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -50,7 +49,7 @@ from triptych.parts import part_of
 from triptych.prepare import Prepared, prepare
 from triptych.quickstart.tiny import IMAGE_PROCESSOR, make_tiny_tokenizer
 from triptych.train import train
-from workload import WORDS, write_pool, write_records
+from workload import WORDS, commit, write_pool, write_records
 
 MAX_PIXELS = 262_144
 RESULTS = Path(__file__).parent / "results" / "feature_cache.jsonl"
@@ -192,12 +191,6 @@ class Parts:
         result = work()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - began
         return result
-
-
-def commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
 
 
 def main() -> None:

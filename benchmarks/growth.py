@@ -32,7 +32,7 @@ from typing import Any
 import torch
 import transformers
 
-from feature_cache import commit, write_work
+from feature_cache import write_work
 from triptych import report
 from triptych.config import RunSettings
 from triptych.data.batch import Batch, build_batch
@@ -42,7 +42,7 @@ from triptych.loss import RowForward
 from triptych.methods import load_for_training
 from triptych.model import PixelNormalizer
 from triptych.prepare import Prepared, prepare
-from workload import write_pool, write_records
+from workload import commit, write_pool, write_records
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "growth.jsonl"

@@ -32,7 +32,7 @@ import transformers
 from torch import nn
 from transformers import TrainerCallback, get_scheduler
 
-from feature_cache import commit, write_work
+from feature_cache import write_work
 from triptych import report
 from triptych.arguments import training_arguments
 from triptych.callbacks import ConsoleCallback, RunLogCallback
@@ -44,6 +44,7 @@ from triptych.methods import load_for_training, parameter_rates
 from triptych.model import PixelNormalizer
 from triptych.prepare import Prepared, plan_training, prepare
 from triptych.trainer import RowTrainer
+from workload import commit
 
 RESULTS = Path(__file__).parent / "results" / "overhead.jsonl"
 SAMPLES_PER_ROW = 4

@@ -21,7 +21,6 @@ import math
 import os
 import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -42,7 +41,7 @@ from triptych.data.plan import BatchSpec, make_plan
 from triptych.data.rows import RowBuilder
 from triptych.data.samples import SizedImage
 from triptych.prepare import Prepared, prepare
-from workload import write_pool
+from workload import commit, write_pool
 
 MODEL = Path(__file__).parent.parent / "src" / "triptych" / "assets" / "tiny_base"
 MAX_PIXELS = 262_144
@@ -160,12 +159,6 @@ def measure(size: tuple[int, int], rows: int, workers: int, rounds: int) -> dict
 
 def _ratio(over: Sequence[Rate], under: Sequence[Rate], part: int) -> float:
     return statistics.median(first[part] / second[part] for first, second in zip(over, under, strict=True))
-
-
-def commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
 
 
 def main() -> None:

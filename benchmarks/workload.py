@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,12 @@ def write_records(path: Path, samples: int, pool_names: Sequence[str], seed: int
         for number, record in enumerate(_records(samples, pool_names, np.random.default_rng((seed, 1)))):
             file.write((between if number else "") + json.dumps(record))
         file.write(end)
+
+
+def commit() -> str | None:
+    """The commit that is measured, for the results; None outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def _commented(jpeg: bytes, comment: str) -> bytes:

@@ -32,7 +32,6 @@ import json
 import os
 import platform
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
@@ -45,6 +44,8 @@ from cases import CASES, Case, Place, run_case
 from install import PEERS, install, versions
 from settings import REFUSED, START, START_LLAMAFACTORY, STEPS, Variant
 from summary import Run, disagreements, summarise, table
+
+from workload import commit
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "peers.jsonl"
 ENVIRONMENTS = {"triptych": "triptych", "llamafactory": "lf", "trl": "trl", "swift": "swift"}
@@ -88,11 +89,6 @@ def _line(run: Run) -> str:
     took = [step["ended"] - step["began"] for step in run["steps"] if "ended" in step]
     steps = "; steps of " + " ".join(f"{each:.1f}" for each in took) + " s" if took else ""
     return f"{name}: first step after {run['start_seconds']:.1f} s{steps}"
-
-
-def commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def about(place: Place) -> dict[str, Any]:
