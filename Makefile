@@ -32,10 +32,11 @@ test: $(DEV_STAMP)  ## Run the tests
 test-slow: $(DEV_STAMP)  ## Run the slow tests, minutes each (a hundred thousand mutated records)
 	$(BIN)/pytest -q -m slow
 
-check: $(DEV_STAMP)  ## Lint and type check
+check: $(DEV_STAMP)  ## Lint, type check, and hold imports to the floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 fmt: $(DEV_STAMP)  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .

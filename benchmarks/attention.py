@@ -28,9 +28,9 @@ from torch import nn
 from transformers import PreTrainedModel, Qwen2VLConfig, Qwen2VLForConditionalGeneration, set_seed
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from triptych.attention import IMPLEMENTATIONS, Attention
-from triptych.attention_functions import SampleBounds, attend_per_sample
-from triptych.config import AttentionName
+from triptych.forward.attention import IMPLEMENTATIONS, Attention
+from triptych.forward.attention_kernels import SampleBounds, attend_per_sample
+from triptych.run.settings import AttentionName
 
 ROWS = (1024, 2048, 4096, 8192)
 STEP_ROWS = ROWS[:-1]

@@ -4,7 +4,8 @@ Method: a simulation from exact lengths; nothing is trained. `make_plan` plans a
 costs (`drawn`), with them (`dealt`), and with packed rows of similar cost in one step (`balanced`). The ranks of a
 step wait for the one with most to do (DDP), or for each other after every row (FSDP, `sharded`). Idle share is what
 all ranks together wait, of all their time, if time is as FLOPs: 1 - sum of costs / (ranks * sum over steps of the
-largest). Costs are those of `triptych.cost` for Qwen2-VL-2B, with LoRA on the language part (the tower frozen) and
+largest). Costs are those of `triptych.planning.cost` for
+Qwen2-VL-2B, with LoRA on the language part (the tower frozen) and
 trained in full.
 
 Work: `bench` are the samples of workload.py under 262,144 pixels per picture, modelled as in packing.py, in rows of
@@ -36,11 +37,11 @@ from numpy.typing import NDArray
 
 from headers import SIZES
 from packing import FILES, MAX_PIXELS, TOKENS_PER_WORD, draw_lengths
-from triptych.config import ModelSettings
-from triptych.cost import SampleCost, model_cost
-from triptych.data.balance import idle_share
-from triptych.data.geometry import Geometry
-from triptych.data.plan import BatchSpec, Lengths, Plan, make_plan
+from triptych.images.geometry import Geometry
+from triptych.planning.balance import idle_share
+from triptych.planning.cost import SampleCost, model_cost
+from triptych.planning.plan import BatchSpec, Lengths, Plan, make_plan
+from triptych.run.settings import ModelSettings
 from workload import commit, draw_shapes
 
 RANKS = (2, 8, 64, 512)
@@ -154,7 +155,7 @@ def cases(samples: int) -> Iterator[Case]:
             ("samples", BatchSpec(samples=4)),
         ):
             for tower, settings in TOWERS.items():
-                cost = model_cost(ModelSettings(path="Qwen/Qwen2-VL-2B-Instruct", **settings), QWEN2_VL_2B)
+                cost = model_cost(ModelSettings(path="Qwen/Qwen2-VL-2B-Instruct", **settings).recipe, QWEN2_VL_2B)
                 assert cost is not None
                 for rows_per_rank in ROWS_PER_RANK:
                     for ranks in RANKS:

@@ -33,13 +33,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from feature_cache import write_work
-from triptych import report
-from triptych.config import RunSettings
-from triptych.data import images, pixels
-from triptych.data.geometry import Geometry
-from triptych.prepare import prepare
+from triptych.images import measure, pixels
+from triptych.images.geometry import Geometry
 from triptych.quickstart import write_dataset
-from triptych.train import train
+from triptych.run import console
+from triptych.run.prepare import prepare
+from triptych.run.settings import RunSettings
+from triptych.training.train import train
 from workload import commit
 
 RESULTS = Path(__file__).parent / "results" / "fast_decode.jsonl"
@@ -107,7 +107,7 @@ def look_at_quickstart(folder: Path) -> dict[str, int]:
     files = sorted((folder / "images").rglob("*.*"))
     differing = 0
     for path in files:
-        found = images.measure(str(path))
+        found = measure.measure(str(path))
         size = found.height, found.width
         resized = limits.resized(*size)
         ways = [pixels.load_patches(str(path), size, resized, limits, way) for way in ("exact", "fast")]
@@ -121,7 +121,7 @@ def losses(content: dict[str, Any], folder: Path, decode: str) -> list[float]:
     settings = {**content["train"], "feature_cache": "off", "log_every": 1}
     output = str(folder / decode)
     run = RunSettings.model_validate({**content, "data": data, "train": settings, "output": output})
-    train(run, prepare(run, ("train",), report.console()), report.console())
+    train(run, prepare(run, ("train",), console.console()), console.console())
     lines = [json.loads(line) for line in (Path(output) / "log.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
 

@@ -35,20 +35,20 @@ import torch
 import transformers
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from triptych import report
-from triptych.config import RunSettings
-from triptych.data.batch import Batch, RowFeatures, build_batch
-from triptych.data.features import FeatureReader
-from triptych.feature_cache import FeatureCache, FeatureWriter
-from triptych.feature_plan import feature_shape
-from triptych.flops import FlopCounter
-from triptych.loss import RowForward
-from triptych.methods import set_up_training
-from triptych.model import PixelNormalizer, load_model
-from triptych.parts import part_of
-from triptych.prepare import Prepared, prepare
+from triptych.forward.batch import Batch, RowFeatures, build_batch
+from triptych.forward.feature_cache import FeatureCache, FeatureWriter
+from triptych.forward.flops import FlopCounter
+from triptych.forward.row_forward import RowForward
+from triptych.model.loading import PixelNormalizer, load_model
+from triptych.model.parts import part_of
+from triptych.model.trainable import set_up_training
 from triptych.quickstart.tiny import IMAGE_PROCESSOR, make_tiny_tokenizer
-from triptych.train import train
+from triptych.rows.feature_store import FeatureReader
+from triptych.run import console
+from triptych.run.feature_forecast import feature_shape
+from triptych.run.prepare import Prepared, prepare
+from triptych.run.settings import RunSettings
+from triptych.training.train import train
 from workload import WORDS, commit, write_pool, write_records
 
 MAX_PIXELS = 262_144
@@ -115,9 +115,9 @@ def epochs(content: dict[str, Any], cache: Path, *, keep: bool) -> tuple[list[fl
     os.environ["TRIPTYCH_CACHE"] = str(cache)
     train_settings = {**content["train"], "feature_cache": "auto" if keep else "off"}
     settings = RunSettings.model_validate({**content, "train": train_settings})
-    prepared = prepare(settings, ("train",), report.console())
+    prepared = prepare(settings, ("train",), console.console())
     images = int(prepared.corpora["train"].image_counts.sum())
-    train(settings, prepared, report.console())
+    train(settings, prepared, console.console())
     lines = [json.loads(line) for line in (Path(settings.output) / "log.jsonl").read_text().splitlines()]
     logged = [line for line in lines if "loss" in line]
     return [images / line["images_per_second"] for line in logged], logged
@@ -129,7 +129,7 @@ class Parts:
     def __init__(self, content: dict[str, Any], cache: Path) -> None:
         os.environ["TRIPTYCH_CACHE"] = str(cache)
         self.settings = RunSettings.model_validate(content)
-        self.prepared: Prepared = prepare(self.settings, ("train",), report.console())
+        self.prepared: Prepared = prepare(self.settings, ("train",), console.console())
         files = self.prepared.files
         model = load_model(self.settings.model)
         self.model = set_up_training(model, files.family, self.settings.model, torch.float32)

@@ -4,7 +4,8 @@ Method: the shapes of the released models with random weights made on the device
 weights in float32, AdamW. A row holds four samples of two pictures of 768 x 768 each; a tenth of its tokens are
 targets. Every case (model, row, what learns, attention, checkpointing) runs in a process of its own: a row packed and
 its samples alone, compared, then two steps to warm up and five that are timed, of which the median counts. MFU is the
-model's own FLOPs (`triptych.flops`, recomputation not counted) over the device's peak from its data sheet, and over the
+model's own FLOPs (`triptych.forward.flops`, recomputation not counted)
+over the device's peak from its data sheet, and over the
 rate of a product of two large matrices measured in the same process. `estimate` is what `triptych plan` says of the
 same row. `packed_loss` and `packed_gradient` are relative differences, packed to alone, the latter over the first
 language layer's trained weights. A case that does not run is a line that says why.
@@ -37,19 +38,19 @@ import transformers
 from torch import nn
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, set_seed
 
-from triptych.attention import install_attention
-from triptych.config import AttentionName, ModelSettings
-from triptych.data.batch import Batch
-from triptych.data.geometry import Geometry
-from triptych.data.layout import Layout, lay_out
-from triptych.data.template import Encoded
 from triptych.errors import Origin
-from triptych.family import FAMILIES
-from triptych.flops import FlopCounter, device_peak
-from triptych.loss import RowForward
-from triptych.memory import MemoryModel, RowSize
-from triptych.methods import set_up_training
-from triptych.model import PixelNormalizer
+from triptych.family.family import FAMILIES
+from triptych.forward.attention import install_attention
+from triptych.forward.batch import Batch
+from triptych.forward.flops import FlopCounter, device_peak
+from triptych.forward.memory import MemoryModel, RowSize
+from triptych.forward.row_forward import RowForward
+from triptych.images.geometry import Geometry
+from triptych.model.loading import PixelNormalizer
+from triptych.model.trainable import set_up_training
+from triptych.run.settings import AttentionName, ModelSettings
+from triptych.text.layout import Layout, lay_out
+from triptych.text.template import Encoded
 
 FAMILY = FAMILIES["qwen2_vl"]
 RESULTS = Path(__file__).parent / "results" / "gpu.jsonl"

@@ -34,15 +34,15 @@ import torch
 import transformers
 
 from feature_cache import write_work
-from triptych import report
-from triptych.config import RunSettings
-from triptych.data.batch import Batch, build_batch
-from triptych.data.plan import BatchSpec, make_plan
-from triptych.isolation import choose_isolation
-from triptych.loss import RowForward
-from triptych.methods import load_for_training
-from triptych.model import PixelNormalizer
-from triptych.prepare import Prepared, prepare
+from triptych.forward.batch import Batch, build_batch
+from triptych.forward.isolation import choose_isolation
+from triptych.forward.row_forward import RowForward
+from triptych.model.loading import PixelNormalizer
+from triptych.planning.plan import BatchSpec, make_plan
+from triptych.run import console
+from triptych.run.prepare import Prepared, prepare
+from triptych.run.settings import RunSettings
+from triptych.training.setup import load_for_training
 from workload import commit, write_pool, write_records
 
 HERE = Path(__file__).parent
@@ -80,7 +80,7 @@ class Runner:
         return RunSettings.model_validate({**self.content, "data": {**self.content["data"], "train": train}})
 
     def prepare(self, data: str) -> Prepared:
-        return prepare(self.settings(data), ("train",), report.console())
+        return prepare(self.settings(data), ("train",), console.console())
 
     def row(self, prepared: Prepared, indices: Sequence[int]) -> Batch:
         return build_batch(prepared.corpora["train"], indices, filler=prepared.reading.template.filler())

@@ -19,8 +19,8 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from triptych.data.images import measure
-from triptych.data.pixels import load_rgb
+from triptych.images.measure import measure
+from triptych.images.pixels import load_rgb
 
 SIZES = ((480, 640), (768, 1024), (960, 1280), (1080, 1920), (2000, 3000))
 FILES_PER_KIND = 8

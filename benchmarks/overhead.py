@@ -33,17 +33,18 @@ from torch import nn
 from transformers import TrainerCallback, get_scheduler
 
 from feature_cache import write_work
-from triptych import report
-from triptych.arguments import training_arguments
-from triptych.callbacks import ConsoleCallback, RunLogCallback
-from triptych.config import RunSettings
-from triptych.data.batch import Batch, build_batch
-from triptych.isolation import choose_isolation
-from triptych.loss import RowForward
-from triptych.methods import load_for_training, parameter_rates
-from triptych.model import PixelNormalizer
-from triptych.prepare import Prepared, plan_training, prepare
-from triptych.trainer import RowTrainer
+from triptych.forward.batch import Batch, build_batch
+from triptych.forward.isolation import choose_isolation
+from triptych.forward.row_forward import RowForward
+from triptych.model.loading import PixelNormalizer
+from triptych.model.trainable import parameter_rates
+from triptych.run import console
+from triptych.run.prepare import Prepared, plan_training, prepare
+from triptych.run.settings import RunSettings
+from triptych.training.callbacks import ConsoleCallback, RunLogCallback
+from triptych.training.hf_arguments import training_arguments
+from triptych.training.setup import load_for_training
+from triptych.training.trainer import RowTrainer
 from workload import commit
 
 RESULTS = Path(__file__).parent / "results" / "overhead.jsonl"
@@ -93,7 +94,7 @@ def trained(
     model: nn.Module, forward: RowForward, rows: Sequence[Batch], settings: RunSettings, prepared: Prepared
 ) -> list[float]:
     """The same of the trainer."""
-    clock, out = Clock(), report.console()
+    clock, out = Clock(), console.console()
     family = prepared.files.family
     trainer = RowTrainer(
         model=model,
@@ -117,7 +118,7 @@ def step_seconds(ends: Sequence[float]) -> list[float]:
 
 def measure(settings: RunSettings, rounds: int) -> dict[str, list[list[float]]]:
     """Seconds of every step but the first, per side and round."""
-    prepared = prepare(settings, ("train",), report.console())
+    prepared = prepare(settings, ("train",), console.console())
     corpus, filler = prepared.corpora["train"], prepared.reading.template.filler()
     plan = plan_training(settings, corpus, 1)
     rows = [build_batch(corpus, plan.row(number).tolist(), filler=filler) for number in range(len(plan))]

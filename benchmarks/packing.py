@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headers import SIZES
-from triptych.data.geometry import Geometry
-from triptych.data.plan import BatchSpec, Lengths, make_plan
+from triptych.images.geometry import Geometry
+from triptych.planning.plan import BatchSpec, Lengths, make_plan
 from workload import draw_shapes
 
 SAMPLES = 1_000_000

@@ -34,13 +34,13 @@ import PIL
 from PIL import Image
 
 from headers import SIZES
-from triptych import report
-from triptych.config import RunSettings
-from triptych.data.loader import Loading, RowLoader
-from triptych.data.plan import BatchSpec, make_plan
-from triptych.data.rows import RowBuilder
-from triptych.data.samples import SizedImage
-from triptych.prepare import Prepared, prepare
+from triptych.images.geometry import SizedImage
+from triptych.planning.plan import BatchSpec, make_plan
+from triptych.rows.builder import RowBuilder
+from triptych.rows.loader import Loading, RowLoader
+from triptych.run import console
+from triptych.run.prepare import Prepared, prepare
+from triptych.run.settings import RunSettings
 from workload import commit, write_pool
 
 MODEL = Path(__file__).parent.parent / "src" / "triptych" / "assets" / "tiny_base"
@@ -72,7 +72,7 @@ def write_work(folder: Path, size: tuple[int, int], rows: int) -> Prepared:
         "batch": {"samples": 1},
         "output": str(folder / "run"),
     }
-    return prepare(RunSettings.model_validate(content), ("train",), report.console())
+    return prepare(RunSettings.model_validate(content), ("train",), console.console())
 
 
 def bare(image: SizedImage) -> None:

@@ -12,11 +12,12 @@ from rich.console import Console
 from transformers import AutoConfig
 
 import tiny
-from triptych.attention import IMPLEMENTATIONS, Facilities, choose_attention, find_facilities
-from triptych.config import AttentionName, load
 from triptych.errors import ConfigError
-from triptych.prepare import prepare
-from triptych.train import train
+from triptych.forward.attention import IMPLEMENTATIONS, Facilities, choose_attention, find_facilities
+from triptych.run.prepare import prepare
+from triptych.run.run_file import load
+from triptych.run.settings import AttentionName
+from triptych.training.train import train
 
 EVERYTHING: frozenset[AttentionName] = frozenset({"flash_attention_3", "flash_attention_2", "varlen"})
 HOPPER = Facilities("cuda", (9, 0), EVERYTHING)

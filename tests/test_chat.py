@@ -12,17 +12,17 @@ import pytest
 import torch
 
 import tiny
-from triptych import report
-from triptych.chat import ChatError, Session, chat, open_session
-from triptych.config import load
-from triptych.data.template import Template
-from triptych.evaluate import PromptDataset
-from triptych.export import export
-from triptych.generate import Answer, Prompt, _Pieces, answer
-from triptych.merging import as_trained
-from triptych.model import PixelNormalizer
-from triptych.prepare import Prepared, prepare
-from triptych.train import train
+from triptych.export.export import export
+from triptych.inference.chat_session import ChatError, Session, chat, open_session
+from triptych.inference.evaluate import PromptDataset
+from triptych.inference.generate import Answer, Prompt, _Pieces, answer
+from triptych.model.loading import PixelNormalizer
+from triptych.model.trained import as_trained
+from triptych.run import console
+from triptych.run.prepare import Prepared, prepare
+from triptych.run.run_file import load
+from triptych.text.template import Template
+from triptych.training.train import train
 
 # peft 0.21 still reads the attribute that transformers 5.23 renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -41,8 +41,8 @@ def run(small_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
         "eval": {"max_new_tokens": 6},
     }
     path = tiny.write_run(folder, small_model_dir, data, **settings)
-    prepared = prepare(load(path), ("train", "eval"), report.console())
-    train(load(path), prepared, report.console())
+    prepared = prepare(load(path), ("train", "eval"), console.console())
+    train(load(path), prepared, console.console())
     return path, prepared
 
 
@@ -100,7 +100,7 @@ def test_the_model_sees_in_a_chat_what_it_sees_in_training(run: tuple[Path, Prep
 
 def test_an_exported_folder_answers_as_the_checkpoint(run: tuple[Path, Prepared], final: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    export(final, out, report.console(), dtype="float32")
+    export(final, out, console.console(), dtype="float32")
     path = run[0]
     _, record = two_exchanges(path)
     said = []

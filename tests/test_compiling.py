@@ -15,17 +15,18 @@ from transformers import AutoModelForImageTextToText
 
 import tiny
 from families import FAMILIES
-from triptych import compiling, report
-from triptych.attention import install_attention
-from triptych.compiling import check_compiler, compile_layers
-from triptych.config import load
-from triptych.data.batch import build_batch
 from triptych.errors import ConfigError
-from triptych.isolation import choose_isolation
-from triptych.loss import RowForward
-from triptych.model import PixelNormalizer
-from triptych.prepare import Prepared, prepare
-from triptych.train import train
+from triptych.forward.attention import install_attention
+from triptych.forward.batch import build_batch
+from triptych.forward.isolation import choose_isolation
+from triptych.forward.row_forward import RowForward
+from triptych.model import compile
+from triptych.model.compile import check_compiler, compile_layers
+from triptych.model.loading import PixelNormalizer
+from triptych.run import console
+from triptych.run.prepare import Prepared, prepare
+from triptych.run.run_file import load
+from triptych.training.train import train
 
 pytestmark = [
     # torch's tracer looks at the gradients of whatever it meets.
@@ -47,7 +48,7 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("compiling")
     model = tiny.write_model(folder / "model", family=request.param, max_pixels=96 * 96)
     data = tiny.write_dataset(folder, 8, seed=3)
-    return prepare(load(tiny.write_run(folder, model, data)), ("train",), report.console())
+    return prepare(load(tiny.write_run(folder, model, data)), ("train",), console.console())
 
 
 def losses(prepared: Prepared, *, backend: str | None, checkpointing: bool) -> list[float]:
@@ -105,7 +106,7 @@ def test_a_compiled_run_draws_the_same_curve(small_model_dir: Path, tmp_path: Pa
 
 
 def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling.shutil, "which", lambda _: None)
+    monkeypatch.setattr(compile.shutil, "which", lambda _: None)
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(ConfigError, match=r"train\.compile needs a compiler \(g\+\+ or clang\+\+\)"):
         check_compiler(CPU)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych import config
-from triptych.config import RunSettings
 from triptych.errors import ConfigError
+from triptych.run import run_file
+from triptych.run.settings import RunSettings
 
 LEAST = """
 model: {path: some/model}
@@ -30,12 +30,12 @@ def run(tmp_path: Path) -> Path:
 
 def refused(path: Path, *overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        config.load(path, overrides)
+        run_file.load(path, overrides)
     return str(caught.value)
 
 
 def test_the_least_run_file_has_a_default_for_everything_else(run: Path) -> None:
-    loaded = config.load(run)
+    loaded = run_file.load(run)
     assert loaded.batch.samples == 4
     assert [source.files for source in loaded.sources("eval")] == []
     first, second = loaded.sources("train")
@@ -113,35 +113,35 @@ def test_a_row_is_filled_in_exactly_one_way(run: Path, batch: str) -> None:
 
 @pytest.mark.parametrize("batch", ["{samples: 2}", "{tokens: 100}", "{tokens: 100, patches: 400}"])
 def test_each_way_of_filling_a_row_is_accepted(run: Path, batch: str) -> None:
-    spec = config.load(run, [f"batch={batch}"]).batch.spec()
+    spec = run_file.load(run, [f"batch={batch}"]).batch.spec()
     assert (spec.samples is None) != (spec.tokens is None)
 
 
 def test_a_run_in_which_nothing_learns_is_refused(run: Path) -> None:
     assert "nothing would learn" in refused(run, "model.freeze=[vision, merger, language]")
-    assert config.load(run, ["model.freeze=[vision, merger]"]).model.freeze == ["vision", "merger"]
+    assert run_file.load(run, ["model.freeze=[vision, merger]"]).model.freeze == ["vision", "merger"]
 
 
 def test_contradicting_limits_are_refused(run: Path, model_dir: Path) -> None:
-    from triptych.family import read_model_files
-    from triptych.prepare import make_reading
+    from triptych.family.family import read_model_files
+    from triptych.run.prepare import make_reading
 
     assert "larger than `max_pixels`" in refused(run, "data.min_pixels=2000", "data.max_pixels=1000")
     # One of the two may be the model's own.
     with pytest.raises(ConfigError, match=r"min_pixels 3,136 is larger than data\.max_pixels 1,000"):
-        make_reading(read_model_files(str(model_dir)), config.load(run, ["data.max_pixels=1000"]))
+        make_reading(read_model_files(str(model_dir)), run_file.load(run, ["data.max_pixels=1000"]))
 
 
 @pytest.mark.parametrize("number", ["1e-4", "1E-4", "1.0e-4", "0.0001", "1.e-4", "+1e-4"])
 def test_every_way_to_write_a_number_is_a_number(run: Path, number: str) -> None:
-    assert config.load(run, [f"train.learning_rate={number}"]).train.learning_rate == 1e-4
+    assert run_file.load(run, [f"train.learning_rate={number}"]).train.learning_rate == 1e-4
     run.write_text(LEAST + f"train: {{learning_rate: {number}, hf: {{adam_epsilon: {number}}}}}")
-    loaded = config.load(run)
+    loaded = run_file.load(run)
     assert loaded.train.learning_rate == loaded.train.hf["adam_epsilon"] == 1e-4
 
 
 def test_overrides_reach_into_groups_and_lists_and_make_what_is_missing(run: Path) -> None:
-    loaded = config.load(
+    loaded = run_file.load(
         run,
         [
             "train.epochs=3",
@@ -230,11 +230,11 @@ runs = st.fixed_dictionaries(
 def test_the_saved_run_file_reads_back_equal(tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]) -> None:
     resolved = RunSettings.model_validate(content)
     path = tmp_path_factory.getbasetemp() / "resolved.yaml"
-    path.write_text(resolved.to_yaml(), encoding="utf-8")
-    assert config.load(path) == resolved
+    path.write_text(run_file.to_yaml(resolved), encoding="utf-8")
+    assert run_file.load(path) == resolved
 
 
-SCHEMA = json.loads(config.json_schema())
+SCHEMA = json.loads(settings.json_schema())
 
 
 def groups() -> list[dict[str, Any]]:
@@ -261,6 +261,6 @@ def test_there_are_few_enough_settings_to_read() -> None:
 
 
 def test_settings_do_not_change(run: Path) -> None:
-    loaded = config.load(run)
+    loaded = run_file.load(run)
     with pytest.raises(ValueError, match="frozen"):
         loaded.output = "x"  # type: ignore[misc]

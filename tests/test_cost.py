@@ -13,15 +13,16 @@ import torch
 
 import families
 import tiny
-from triptych import report
-from triptych.config import ModelSettings, load
-from triptych.cost import SampleCost, model_cost
-from triptych.data.plan import Lengths
-from triptych.family import read_model_files
-from triptych.flops import FlopCounter
-from triptych.methods import set_up_training
-from triptych.model import empty_model
-from triptych.prepare import prepare
+from triptych.family.family import read_model_files
+from triptych.forward.flops import FlopCounter
+from triptych.model.loading import empty_model
+from triptych.model.trainable import set_up_training
+from triptych.planning.cost import SampleCost, model_cost
+from triptych.planning.plan import Lengths
+from triptych.run import console
+from triptych.run.prepare import prepare
+from triptych.run.run_file import load
+from triptych.run.settings import ModelSettings
 
 RECIPES: dict[str, dict[str, Any]] = {
     "full": {},
@@ -39,7 +40,7 @@ def test_what_config_json_says_is_what_is_counted_on_the_model(
 ) -> None:
     settings = ModelSettings(path=str(tiny.write_model(tmp_path, family=family)), **recipe)
     files = read_model_files(settings.path)
-    cost = model_cost(settings, files.config)
+    cost = model_cost(settings.recipe, files.config)
     assert cost is not None
     with torch.device("meta"):
         model = set_up_training(empty_model(settings), files.family, settings, torch.float32)
@@ -55,7 +56,7 @@ def test_adapters_leave_out_the_gradients_of_what_they_adapt(small_model_dir: Pa
     frozen = {"freeze": ["vision", "merger"]}
     config = read_model_files(str(small_model_dir)).config
     full, lora = (
-        model_cost(ModelSettings(path=str(small_model_dir), train=train, **frozen), config)
+        model_cost(ModelSettings(path=str(small_model_dir), train=train, **frozen).recipe, config)
         for train in ("full", "lora")
     )
     assert full is not None
@@ -72,7 +73,7 @@ def test_a_config_without_shapes_gives_no_cost(small_model_dir: Path) -> None:
         del lacking[group][name]
         if name == "embed_dim":
             del lacking[group]["hidden_size"]
-        assert model_cost(settings, lacking) is None
+        assert model_cost(settings.recipe, lacking) is None
 
 
 def test_a_sample_costs_the_sum_of_what_it_holds() -> None:
@@ -91,7 +92,7 @@ def test_the_squares_of_patches_are_those_of_the_images_shown(
 ) -> None:
     data = tiny.write_dataset(tmp_path, 20)
     settings = load(tiny.write_run(tmp_path, small_model_dir, data), limits)
-    corpus = prepare(settings, ("train",), report.console()).corpora["train"]
+    corpus = prepare(settings, ("train",), console.console()).corpora["train"]
     grid = corpus.geometry.grid
     shown = [
         sum(math.prod(grid(image.resized_height, image.resized_width)) ** 2 for image in corpus.images(index))
@@ -99,4 +100,4 @@ def test_the_squares_of_patches_are_those_of_the_images_shown(
     ]
     # Exact, but for images that were shrunk into a sample's budget.
     assert corpus.squared_patches == pytest.approx(shown, rel=0.2 if "sample" in "".join(limits) else 1e-12)
-    assert len(SampleCost(1e6, 0, 0, 0, 0).of_corpus(corpus)) == 20
+    assert len(corpus.costs(SampleCost(1e6, 0, 0, 0, 0))) == 20

@@ -15,14 +15,14 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
-from triptych import report
-from triptych.arguments import training_arguments
-from triptych.config import load
-from triptych.cost import model_cost
 from triptych.errors import ConfigError
-from triptych.isolation import Isolation
-from triptych.prepare import plan_training, prepare
-from triptych.train import _check_sharding
+from triptych.forward.isolation import Isolation
+from triptych.planning.cost import model_cost
+from triptych.run import console
+from triptych.run.prepare import plan_training, prepare
+from triptych.run.run_file import load
+from triptych.training.hf_arguments import training_arguments
+from triptych.training.train import _check_sharding
 
 
 def launch(path: Path, ranks: int, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -65,8 +65,8 @@ def test_two_ranks_with_rows_dealt_by_cost_are_one(small_model_dir: Path, tmp_pa
     }
     path = tiny.write_run(tmp_path, small_model_dir, data, **settings)
     loaded = load(path)
-    prepared = prepare(loaded, ("train",), report.console())
-    cost = model_cost(loaded.model, prepared.files.config)
+    prepared = prepare(loaded, ("train",), console.console())
+    cost = model_cost(loaded.model.recipe, prepared.files.config)
     alone, shared = (plan_training(loaded, prepared.corpora["train"], world, cost) for world in (1, 2))
     whole = len(alone) // 4 * 4
     assert any(alone.row(number).tolist() != shared.row(number).tolist() for number in range(whole))

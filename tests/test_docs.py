@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from triptych.config import load
+from triptych.run.run_file import load
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,11 +9,11 @@ import pytest
 from transformers import AutoModelForImageTextToText
 
 import tiny
-from triptych import report
-from triptych.config import load
 from triptych.errors import DataError
-from triptych.evaluate import Prediction, evaluate, predict, score
-from triptych.prepare import prepare
+from triptych.inference.evaluate import Prediction, evaluate, predict, score
+from triptych.run import console
+from triptych.run.prepare import prepare
+from triptych.run.run_file import load
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def test_a_batch_of_samples_is_answered_as_each_alone(small_model_dir: Path, run
     answers = []
     for size in (1, 4):
         settings = load(run_file, [f"eval.batch_size={size}"])
-        prepared = prepare(settings, ("eval",), report.console())
-        answers.append(predict(settings, prepared, model, report.console()))
+        prepared = prepare(settings, ("eval",), console.console())
+        answers.append(predict(settings, prepared, model, console.console()))
     assert len(answers[0]) == 9
     assert answers[0] == answers[1]
     assert len({answer.prediction for answer in answers[0]}) > 1, "the answers depend on the sample"
@@ -37,7 +37,7 @@ def test_a_batch_of_samples_is_answered_as_each_alone(small_model_dir: Path, run
 
 def test_predictions_scores_and_page_are_written(small_model_dir: Path, run_file: Path) -> None:
     settings = load(run_file)
-    scores = evaluate(settings, prepare(settings, ("eval",), report.console()), small_model_dir, report.console())
+    scores = evaluate(settings, prepare(settings, ("eval",), console.console()), small_model_dir, console.console())
     folder = Path(settings.output) / "eval" / small_model_dir.name
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     records = json.loads(Path(settings.data.eval[0].path).read_text())
@@ -53,7 +53,7 @@ def test_predictions_scores_and_page_are_written(small_model_dir: Path, run_file
 
 def test_the_prompt_holds_the_history_and_not_the_last_answer(run_file: Path) -> None:
     settings = load(run_file)
-    prepared = prepare(settings, ("eval",), report.console())
+    prepared = prepare(settings, ("eval",), console.console())
     template, corpus = prepared.reading.template, prepared.corpora["eval"]
     records = json.loads(Path(settings.data.eval[0].path).read_text())
     prompt, answer = template.split_answer(corpus.encoded(0))
@@ -66,12 +66,12 @@ def test_the_prompt_holds_the_history_and_not_the_last_answer(run_file: Path) ->
 
 def test_a_picture_that_broke_since_it_was_indexed_ends_the_evaluation(small_model_dir: Path, run_file: Path) -> None:
     settings = load(run_file)
-    prepared = prepare(settings, ("eval",), report.console())
+    prepared = prepare(settings, ("eval",), console.console())
     picture = sorted((run_file.parent / "images").iterdir())[0]
     picture.unlink()
     model = AutoModelForImageTextToText.from_pretrained(small_model_dir)
     with pytest.raises(DataError, match=picture.name):
-        predict(settings, prepared, model, report.console())
+        predict(settings, prepared, model, console.console())
 
 
 def test_scores_count_exact_matches_per_task() -> None:

@@ -15,21 +15,21 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 import tiny
 from families import FAMILIES
-from triptych import report
-from triptych.attention import install_attention
-from triptych.config import load
-from triptych.data.batch import build_batch
+from triptych.commands.plan import plan
 from triptych.errors import ModelError
-from triptych.evaluate import predict
-from triptych.family import read_model_files
-from triptych.isolation import PACKED, choose_isolation
-from triptych.loss import RowForward
-from triptych.memory import MemoryModel, RowSize
-from triptych.methods import set_up_training
-from triptych.model import PixelNormalizer, load_model
-from triptych.plan import plan
-from triptych.prepare import prepare
-from triptych.train import train
+from triptych.family.family import read_model_files
+from triptych.forward.attention import install_attention
+from triptych.forward.batch import build_batch
+from triptych.forward.isolation import PACKED, choose_isolation
+from triptych.forward.memory import MemoryModel, RowSize
+from triptych.forward.row_forward import RowForward
+from triptych.inference.evaluate import predict
+from triptych.model.loading import PixelNormalizer, load_model
+from triptych.model.trainable import set_up_training
+from triptych.run import console
+from triptych.run.prepare import prepare
+from triptych.run.run_file import load
+from triptych.training.train import train
 
 # peft 0.21 still reads the attribute that transformers 5.23 renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -42,7 +42,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def run(path: Path, *overrides: str) -> list[float]:
     settings = load(path, overrides)
-    train(settings, prepare(settings, ("train", "eval"), report.console()), report.console())
+    train(settings, prepare(settings, ("train", "eval"), console.console()), console.console())
     entries = [json.loads(line) for line in (Path(settings.output) / "log.jsonl").read_text().splitlines()]
     return [entry["loss"] for entry in entries if "loss" in entry]
 
@@ -90,7 +90,7 @@ def test_a_batch_of_prompts_is_answered_as_each_alone(model: Path, tmp_path: Pat
     answers = []
     for size in (1, 4):
         settings = load(path, [f"eval.batch_size={size}"])
-        answers.append(predict(settings, prepare(settings, ("eval",), report.console()), loaded, report.console()))
+        answers.append(predict(settings, prepare(settings, ("eval",), console.console()), loaded, console.console()))
     assert answers[0] == answers[1]
 
 
@@ -106,7 +106,7 @@ def test_the_memory_estimate_is_what_the_backward_pass_is_given(
     model: Path, tmp_path: Path, freeze: str, attention: str
 ) -> None:
     settings = load(write_run(tmp_path, model), [f"model.freeze={freeze}", f"model.attention={attention}"])
-    prepared = prepare(settings, ("train",), report.console())
+    prepared = prepare(settings, ("train",), console.console())
     family, corpus = prepared.files.family, prepared.corpora["train"]
     batch = build_batch(corpus, range(len(corpus)), filler=prepared.reading.template.filler())
     loaded = load_model(settings.model)
@@ -138,7 +138,7 @@ def test_a_run_whose_samples_would_see_each_other_does_not_start(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if this family's layers were taken for layers that only attend.
-    monkeypatch.setattr("triptych.train.choose_isolation", lambda *_: PACKED)
+    monkeypatch.setattr("triptych.training.train.choose_isolation", lambda *_: PACKED)
     path = write_run(tmp_path, model)
     if read_model_files(str(model)).family.recurrent:
         with pytest.raises(ModelError, match="packed samples see each other"):
@@ -156,6 +156,6 @@ def test_thinking_that_the_chat_template_leaves_out_is_counted(
     thought = "<think>\nSo.\n</think>\n\nYes."
     data = tmp_path / "data.json"
     data.write_text(json.dumps([turns(thought), turns(thought, "No."), turns(thought, thought, thought)]))
-    prepare(load(tiny.write_run(tmp_path, model, data)), ("train",), report.console())
+    prepare(load(tiny.write_run(tmp_path, model, data)), ("train",), console.console())
     shown = capsys.readouterr().err
     assert ("thinking of 3 answers left out" in shown) == (read_model_files(str(model)).style.thinking == "last")

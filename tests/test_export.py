@@ -16,18 +16,20 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import tiny
-from triptych import cli, report, serving
-from triptych.config import load
+from triptych import cli
 from triptych.errors import ConfigError, ModelError
-from triptych.evaluate import PromptDataset, evaluate
-from triptych.export import TrainedRun, export, open_run
-from triptych.generate import Prompt, answer
-from triptych.merging import as_trained, merged
-from triptych.model import PixelNormalizer
-from triptych.prepare import prepare
-from triptych.proof import PROOF, ProofError, check_logits, check_names
-from triptych.train import train
-from triptych.witness import Witness
+from triptych.export import serving
+from triptych.export.claims import PROOF, ProofError, check_logits, check_names
+from triptych.export.export import TrainedRun, export, open_run
+from triptych.export.proof_samples import Witness
+from triptych.inference.evaluate import PromptDataset, evaluate
+from triptych.inference.generate import Prompt, answer
+from triptych.model.loading import PixelNormalizer
+from triptych.model.trained import as_trained, merged
+from triptych.run import console
+from triptych.run.prepare import prepare
+from triptych.run.run_file import load
+from triptych.training.train import train
 
 # peft 0.21 still reads the attribute that transformers 5.23 renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -91,7 +93,7 @@ def exported(small_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
         path = tiny.write_run(
             folder, small_model_dir, data, model=model, data=sources, train=optimisation, eval={"max_new_tokens": 8}
         )
-        settings, out = load(path), report.console()
+        settings, out = load(path), console.console()
         prepared = prepare(settings, ("train", "eval"), out)
         final = train(settings, prepared, out)
         evaluate(settings, prepared, final, out)
@@ -123,7 +125,7 @@ def nudge(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def check(item: Exported, out: Path) -> None:
-    export(item.final, out, report.console(), check=True)
+    export(item.final, out, console.console(), check=True)
 
 
 LAYER = "model.layers.1.mlp.down_proj.weight"
@@ -193,7 +195,7 @@ def test_what_is_proved_is_written_down(exported: dict[str, Exported], kind: str
 def test_a_half_precision_export_holds_what_rounding_once_gives(
     exported: dict[str, Exported], kind: str, dtype: str, tmp_path: Path
 ) -> None:
-    proof = export(exported[kind].final, tmp_path / "out", report.console(), dtype=dtype, samples=2)
+    proof = export(exported[kind].final, tmp_path / "out", console.console(), dtype=dtype, samples=2)
     assert proof.holds
     whole = load_file(exported[kind].out / "model.safetensors")
     half = load_file(tmp_path / "out" / "model.safetensors")
@@ -218,8 +220,8 @@ def test_every_way_to_train_is_exported(kind: str, tmp_path: Path) -> None:
     data = tiny.write_dataset(tmp_path, 4)
     path = tiny.write_run(tmp_path, model, data, model=settings, train={"warmup": 0}, eval={"max_new_tokens": 4})
     read = load(path)
-    final = train(read, prepare(read, ("train",), report.console()), report.console())
-    proof = export(final, tmp_path / "out", report.console(), dtype="float32", samples=2)
+    final = train(read, prepare(read, ("train",), console.console()), console.console())
+    proof = export(final, tmp_path / "out", console.console(), dtype="float32", samples=2)
     assert proof.holds
     assert sum(part.frozen > 0 for part in proof.parts) == frozen_parts
     before, after = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "out"))
@@ -239,8 +241,8 @@ def test_other_families_are_exported_alike(family: str, tmp_path: Path) -> None:
     data = tiny.write_dataset(tmp_path, 4)
     path = tiny.write_run(tmp_path, model, data, model=RUNS["lora"], train={"warmup": 0}, eval={"max_new_tokens": 4})
     settings = load(path)
-    final = train(settings, prepare(settings, ("train",), report.console()), report.console())
-    assert export(final, tmp_path / "out", report.console(), samples=2).holds
+    final = train(settings, prepare(settings, ("train",), console.console()), console.console())
+    assert export(final, tmp_path / "out", console.console(), samples=2).holds
 
 
 def test_an_untouched_export_passes_the_check_and_stays_as_it_is(exported: dict[str, Exported]) -> None:
@@ -329,7 +331,7 @@ def test_a_frozen_part_that_changed_fails(exported: dict[str, Exported], tmp_pat
     with pytest.raises(
         ProofError, match=r"changes: model\.visual\.blocks\.0\.attn\.qkv\.weight changed.* it was frozen"
     ):
-        export(final, tmp_path / "out", report.console())
+        export(final, tmp_path / "out", console.console())
     proof = json.loads((tmp_path / "out" / PROOF).read_text())
     assert not proof["holds"]
     assert not (tmp_path / "out" / "README.md").exists()
@@ -341,7 +343,7 @@ def test_a_model_that_learned_nothing_fails(
     final = Path(shutil.copytree(exported["full"].final, tmp_path / "final"))
     shutil.copyfile(small_model_dir / "model.safetensors", final / "model.safetensors")
     with pytest.raises(ProofError, match="no tensor differs from the base"):
-        export(final, tmp_path / "out", report.console())
+        export(final, tmp_path / "out", console.console())
 
 
 def test_logits_tell_a_wrong_weight_from_rounding(exported: dict[str, Exported]) -> None:
@@ -374,10 +376,10 @@ def test_a_merge_that_is_slightly_wrong_fails_though_every_file_holds_what_was_m
         model.get_parameter(name).data *= 1.002  # less than bfloat16 can tell from rounding
         return model
 
-    export(exported["lora"].final, tmp_path / "right", report.console(), dtype="bfloat16")
-    monkeypatch.setattr("triptych.export.merged", wrong)
+    export(exported["lora"].final, tmp_path / "right", console.console(), dtype="bfloat16")
+    monkeypatch.setattr("triptych.export.export.merged", wrong)
     with pytest.raises(ProofError, match=r"merge: .*merged in float32, a logit differs"):
-        export(exported["lora"].final, tmp_path / "wrong", report.console(), dtype="bfloat16")
+        export(exported["lora"].final, tmp_path / "wrong", console.console(), dtype="bfloat16")
     steps = json.loads((tmp_path / "wrong" / PROOF).read_text())["steps"]
     assert [step["holds"] for step in steps] == [True] * 4 + [False]
 
@@ -465,7 +467,7 @@ def test_only_a_proved_folder_is_uploaded_and_as_a_private_one(
     exported: dict[str, Exported], copies: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     item, hub = exported["full"], FakeHub()
-    export(item.final, copies["full"], report.console(), check=True, push="someone/digits", api=hub)
+    export(item.final, copies["full"], console.console(), check=True, push="someone/digits", api=hub)
     (create, (name, options)), (upload, (sent, files)) = hub.calls
     assert (create, name, options["private"], options["exist_ok"]) == ("create", "someone/digits", True, True)
     assert (upload, sent["repo_id"], sent["folder_path"]) == ("upload", "someone/digits", str(copies["full"]))
@@ -474,7 +476,7 @@ def test_only_a_proved_folder_is_uploaded_and_as_a_private_one(
     change(copies["full"], LAYER, nudge)
     damaged = FakeHub()
     with pytest.raises(ProofError):
-        export(item.final, copies["full"], report.console(), check=True, push="someone/digits", api=damaged)
+        export(item.final, copies["full"], console.console(), check=True, push="someone/digits", api=damaged)
     assert not damaged.calls
 
 
@@ -484,7 +486,7 @@ def test_an_upload_that_cannot_work_is_refused_before_the_work(
     from huggingface_hub import constants
 
     def push(name: str) -> None:
-        export(exported["full"].final, tmp_path / "out", report.console(), push=name)
+        export(exported["full"].final, tmp_path / "out", console.console(), push=name)
 
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(ConfigError, match="hf auth login"):
@@ -501,11 +503,11 @@ def test_an_upload_that_cannot_work_is_refused_before_the_work(
 def test_what_cannot_be_exported_says_what_to_do(exported: dict[str, Exported], tmp_path: Path) -> None:
     item = exported["full"]
     with pytest.raises(ConfigError, match="not empty"):
-        export(item.final, item.out, report.console())
+        export(item.final, item.out, console.console())
     with pytest.raises(ConfigError, match=r"no run\.yaml"):
-        export(item.run.base, tmp_path / "out", report.console())
+        export(item.run.base, tmp_path / "out", console.console())
     with pytest.raises(ConfigError, match="holds no exported model"):
-        export(item.final, tmp_path / "nowhere", report.console(), check=True)
+        export(item.final, tmp_path / "nowhere", console.console(), check=True)
 
 
 @pytest.mark.parametrize("thoughtful", [False, True])
@@ -517,7 +519,7 @@ def test_a_server_is_told_to_leave_thinking_out_where_no_learned_answer_thinks(
     data = tmp_path / "data.json"
     data.write_text(json.dumps([tiny.record([], "?", answer) for answer in answers]))
     settings = load(tiny.write_run(tmp_path, model, data))
-    prepared = prepare(settings, ("train",), report.console())
+    prepared = prepare(settings, ("train",), console.console())
     files = prepared.files
     wanted = serving.demands(
         prepared.corpora.values(), files.template(), files.geometry, files.config, new_tokens=8, shrunk=False

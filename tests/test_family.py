@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from triptych.errors import ModelError
-from triptych.family import FAMILIES, read_model_files
+from triptych.family.family import FAMILIES, read_model_files
 
 SMALL_FILES = ["config.json", "tokenizer.json", "preprocessor_config.json"]
 

@@ -19,18 +19,18 @@ import families
 import tiny
 from test_distributed import launch
 from test_train import LORA, log, losses, run, weights
-from triptych import report
-from triptych.config import load
-from triptych.data.batch import Batch, build_batch
-from triptych.data.features import FeatureReader
 from triptych.errors import ConfigError, DataError
-from triptych.feature_cache import FeatureCache, FeatureWriter
-from triptych.feature_plan import Forecast, Room, decide, feature_shape, forecast
-from triptych.isolation import choose_isolation
-from triptych.loss import RowForward
-from triptych.model import PixelNormalizer
-from triptych.prepare import Prepared, plan_training, prepare
-from triptych.train import STATE, train
+from triptych.forward.batch import Batch, build_batch
+from triptych.forward.feature_cache import FeatureCache, FeatureWriter
+from triptych.forward.isolation import choose_isolation
+from triptych.forward.row_forward import RowForward
+from triptych.model.loading import PixelNormalizer
+from triptych.rows.feature_store import FeatureReader
+from triptych.run import console
+from triptych.run.feature_forecast import Forecast, Room, decide, feature_shape, forecast
+from triptych.run.prepare import Prepared, plan_training, prepare
+from triptych.run.run_file import load
+from triptych.training.train import STATE, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -57,7 +57,7 @@ class Rows:
         model_folder = tiny.write_model(folder / "model", family=family, max_pixels=96 * 96)
         data = tiny.write_dataset(folder, 8, seed=3)
         path = tiny.write_run(folder, model_folder, data, model=FROZEN)
-        self.prepared: Prepared = prepare(load(path), ("train",), report.console())
+        self.prepared: Prepared = prepare(load(path), ("train",), console.console())
         self.corpus = self.prepared.corpora["train"]
         self.model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(model_folder)
         for parameter in self.model.model.visual.parameters():
@@ -478,7 +478,7 @@ def test_the_forecast_is_what_is_written(small_model_dir: Path, tmp_path: Path, 
     settings = {"model": FROZEN, "data": {"max_tokens": 80, "train": [{"path": [str(data), str(copy)]}]}}
     path = tiny.write_run(tmp_path, small_model_dir, data, train={"epochs": 2}, batch={"samples": 2}, **settings)
     loaded = load(path)
-    prepared = prepare(loaded, ("train",), report.console())
+    prepared = prepare(loaded, ("train",), console.console())
     assert prepared.census["train"].shrunk
     planned = plan_training(loaded, prepared.corpora["train"], 1)
     model = AutoModelForImageTextToText.from_pretrained(small_model_dir)
@@ -512,10 +512,10 @@ def test_an_image_that_is_lost_is_a_problem_even_if_its_features_are_there(
     path = frozen_run(tmp_path, small_model_dir)
     run(path)
     settings = load(path)
-    prepared = prepare(settings, ("train", "eval"), report.console())
+    prepared = prepare(settings, ("train", "eval"), console.console())
     sorted((tmp_path / "images").glob("train-*"))[-1].unlink()
     with pytest.raises(DataError, match="image-missing"):
-        train(settings, prepared, report.console())
+        train(settings, prepared, console.console())
 
 
 @pytest.mark.parametrize("wanted", ["auto", "on"])
@@ -529,9 +529,9 @@ def test_a_store_that_cannot_be_used_is_no_end_of_an_automatic_run(
     path = tiny.write_run(tmp_path, small_model_dir, data, **settings)
     monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "cache"))
     loaded = load(path)
-    prepared = prepare(loaded, ("train",), report.console())
+    prepared = prepare(loaded, ("train",), console.console())
     if wanted == "auto":
-        assert train(loaded, prepared, report.console()).is_dir()
+        assert train(loaded, prepared, console.console()).is_dir()
         return
     with pytest.raises(ConfigError, match="cannot be used"):
-        train(loaded, prepared, report.console())
+        train(loaded, prepared, console.console())

@@ -13,17 +13,18 @@ import pytest
 import torch
 
 import tiny
-from triptych import report
-from triptych.config import ModelSettings, load
-from triptych.data.batch import Batch, build_batch
 from triptych.errors import ConfigError
-from triptych.family import FAMILIES, read_model_files
-from triptych.loss import RowForward
-from triptych.methods import set_up_training
-from triptych.model import PixelNormalizer, empty_model, load_model, load_trained
-from triptych.parts import part_of, part_sizes
-from triptych.prepare import prepare
-from triptych.train import latest_checkpoint, train
+from triptych.family.family import FAMILIES, read_model_files
+from triptych.forward.batch import Batch, build_batch
+from triptych.forward.row_forward import RowForward
+from triptych.model.loading import PixelNormalizer, empty_model, load_model, load_trained
+from triptych.model.parts import part_of, part_sizes
+from triptych.model.trainable import set_up_training
+from triptych.run import console
+from triptych.run.prepare import prepare
+from triptych.run.run_file import load
+from triptych.run.settings import ModelSettings
+from triptych.training.train import latest_checkpoint, train
 
 # peft 0.21 still reads the attribute that transformers 5.23 renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -36,8 +37,8 @@ MERGER, HEAD = "visual.merger", "lm_head"
 def run(path: Path, *overrides: str, resume: bool = False) -> list[float]:
     """Train as ``path`` says; returns the losses."""
     settings = load(path, overrides)
-    prepared = prepare(settings, ("train", "eval"), report.console())
-    train(settings, prepared, report.console(), resume=resume)
+    prepared = prepare(settings, ("train", "eval"), console.console())
+    train(settings, prepared, console.console(), resume=resume)
     log = [json.loads(line) for line in (Path(settings.output) / "log.jsonl").read_text().splitlines()]
     return [entry["loss"] for entry in log if "loss" in entry]
 
@@ -59,7 +60,7 @@ def changed(path: Path) -> set[str]:
 
 def row(path: Path) -> tuple[Batch, RowForward]:
     settings = load(path)
-    prepared = prepare(settings, ("train",), report.console())
+    prepared = prepare(settings, ("train",), console.console())
     corpus = prepared.corpora["train"]
     most = int(np.argmax(corpus.lengths.patches))
     batch = build_batch(corpus, [most, 0, 1], filler=prepared.reading.template.filler())
@@ -270,7 +271,7 @@ def refused(model_dir: Path, how: dict[str, Any], tmp_path: Path, **train_settin
             (without / file.name).write_bytes(file.read_bytes())
     path = write(tmp_path, without, how, **train_settings)
     with pytest.raises(ConfigError) as error:
-        prepare(load(path), ("train",), report.console())
+        prepare(load(path), ("train",), console.console())
     return str(error.value)
 
 
@@ -410,10 +411,10 @@ def test_four_bits_without_a_gpu_are_refused_with_the_alternative(
     small_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path, small_model_dir, {"train": "qlora", "freeze": ["vision", "merger"]})
-    monkeypatch.setattr("triptych.quantised.find_spec", {}.get)
+    monkeypatch.setattr("triptych.model.qlora.find_spec", {}.get)
     with pytest.raises(ConfigError, match=r"needs bitsandbytes.*triptych\[gpu\].*train: lora"):
         run(path)
-    monkeypatch.setattr("triptych.quantised.find_spec", lambda name: name)
+    monkeypatch.setattr("triptych.model.qlora.find_spec", lambda name: name)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"needs a CUDA GPU.*train: lora"):
         run(path)

@@ -13,22 +13,23 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
-from triptych import report
-from triptych.attention import IMPLEMENTATIONS, Attention
-from triptych.config import ModelSettings, load
-from triptych.data.batch import Batch, build_batch
 from triptych.errors import ConfigError
-from triptych.family import FAMILIES, Family
-from triptych.flops import FlopCounter
-from triptych.loss import RowForward
-from triptych.memory import MemoryModel, RowSize
-from triptych.methods import set_up_training
-from triptych.model import PixelNormalizer, load_model
-from triptych.parts import PartMap
-from triptych.prepare import prepare
-from triptych.quantised import BYTES_PER_WEIGHT, quantised_weights
-from triptych.recipe import layer_counts
-from triptych.selectors import Part, Place, check_nested, narrowest, parse_selector
+from triptych.family.family import FAMILIES, Family
+from triptych.family.recipe import layer_counts
+from triptych.family.selectors import Part, Place, check_nested, narrowest, parse_selector
+from triptych.forward.attention import IMPLEMENTATIONS, Attention
+from triptych.forward.batch import Batch, build_batch
+from triptych.forward.flops import FlopCounter
+from triptych.forward.memory import MemoryModel, RowSize
+from triptych.forward.row_forward import RowForward
+from triptych.model.loading import PixelNormalizer, load_model
+from triptych.model.parts import PartMap
+from triptych.model.qlora import BYTES_PER_WEIGHT, quantised_weights
+from triptych.model.trainable import set_up_training
+from triptych.run import console
+from triptych.run.prepare import prepare
+from triptych.run.run_file import load
+from triptych.run.settings import ModelSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -94,7 +95,7 @@ def test_places_follow_the_order_of_every_family(tmp_path: Path, family: str) ->
 @pytest.fixture
 def row(small_model_dir: Path, tmp_path: Path) -> tuple[Batch, PixelNormalizer]:
     data = tiny.write_dataset(tmp_path, 24)
-    prepared = prepare(load(tiny.write_run(tmp_path, small_model_dir, data)), ("train",), report.console())
+    prepared = prepare(load(tiny.write_run(tmp_path, small_model_dir, data)), ("train",), console.console())
     corpus = prepared.corpora["train"]
     order = np.argsort(-corpus.lengths.patches)[:12].tolist()
     return build_batch(corpus, order, filler=prepared.reading.template.filler()), PixelNormalizer(prepared.files)

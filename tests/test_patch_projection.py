@@ -10,10 +10,10 @@ from torch import nn
 
 import tiny
 from families import FAMILIES
-from triptych.config import ModelSettings
-from triptych.family import read_model_files
-from triptych.model import PixelNormalizer, load_model
-from triptych.patch_projection import PatchProjection, project_by_product
+from triptych.family.family import read_model_files
+from triptych.model.loading import PixelNormalizer, load_model
+from triptych.model.patch_embed import PatchProjection, project_by_product
+from triptych.run.settings import ModelSettings
 
 
 def tower(folder: Path) -> nn.Module:

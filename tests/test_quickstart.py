@@ -138,9 +138,9 @@ def test_the_test_asks_for_the_four_tasks_in_equal_shares(files: DatasetFiles) -
 def test_the_packaged_base_is_a_small_model_folder_and_the_run_file_is_known(tmp_path: Path) -> None:
     from rich.console import Console
 
-    from triptych.config import load
-    from triptych.family import read_model_files
+    from triptych.family.family import read_model_files
     from triptych.quickstart.run import write_files
+    from triptych.run.run_file import load
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("triptych.quickstart.run.TRAIN_SAMPLES", 9)

@@ -14,11 +14,11 @@ from transformers import AutoModelForImageTextToText
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import tiny
-from triptych import report
-from triptych.config import load
 from triptych.errors import ConfigError, DataError
-from triptych.prepare import prepare
-from triptych.train import latest_checkpoint, train
+from triptych.run import console
+from triptych.run.prepare import prepare
+from triptych.run.run_file import load
+from triptych.training.train import latest_checkpoint, train
 
 # peft 0.21 still reads the attribute that transformers 5.23 renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 def run(path: Path, *overrides: str, resume: bool = False) -> list[dict[str, Any]]:
     """Train as ``path`` says; returns the log."""
     settings = load(path, overrides)
-    prepared = prepare(settings, ("train", "eval"), report.console())
-    train(settings, prepared, report.console(), resume=resume)
+    prepared = prepare(settings, ("train", "eval"), console.console())
+    train(settings, prepared, console.console(), resume=resume)
     return log(Path(settings.output))
 
 
@@ -48,8 +48,8 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 def last_picture(data: Path, settings_path: Path) -> tuple[Path, str]:
     """A picture of a sample in the last rows of the plan, and the sample's origin."""
     settings = load(settings_path)
-    prepared = prepare(settings, ("train",), report.console())
-    from triptych.data.plan import make_plan
+    prepared = prepare(settings, ("train",), console.console())
+    from triptych.planning.plan import make_plan
 
     corpus = prepared.corpora["train"]
     plan = make_plan(corpus.lengths, settings.batch.spec(), epochs=1, seed=settings.train.seed)
@@ -85,10 +85,10 @@ def test_stopped_and_resumed_is_never_stopped(
 
     picture, origin = last_picture(data, path)
     settings = load(path, (*options, f"output={tmp_path / 'stopped'}"))
-    prepared = prepare(settings, ("train",), report.console())
+    prepared = prepare(settings, ("train",), console.console())
     shutil.move(picture, tmp_path / "gone")  # after the check, before its turn
     with pytest.raises(DataError) as error:
-        train(settings, prepared, report.console())
+        train(settings, prepared, console.console())
     assert origin in str(error.value)
     assert str(picture) in str(error.value)
     checkpoint = latest_checkpoint(tmp_path / "stopped")
@@ -136,9 +136,9 @@ def test_a_file_lost_during_training_is_skipped_and_reported(
     path = tiny.write_run(tmp_path, small_model_dir, data, data=options, batch={"samples": 2})
     picture, origin = last_picture(data, path)
     settings = load(path)
-    prepared = prepare(settings, ("train",), report.console())
+    prepared = prepare(settings, ("train",), console.console())
     picture.unlink()
-    train(settings, prepared, report.console())
+    train(settings, prepared, console.console())
     output = Path(settings.output)
     assert len(losses(log(output))) == 4, "all steps were taken"
     (rejected,) = [json.loads(line) for line in (output / "rejected.jsonl").read_text().splitlines()]
@@ -152,10 +152,10 @@ def test_a_row_whose_only_sample_is_lost_does_not_stop_training(small_model_dir:
     data = tiny.write_dataset(tmp_path, 4, seed=1)
     path = tiny.write_run(tmp_path, small_model_dir, data, data={"on_error": "skip"}, batch={"samples": 1})
     settings = load(path)
-    prepared = prepare(settings, ("train",), report.console())
+    prepared = prepare(settings, ("train",), console.console())
     picture, _ = last_picture(data, path)
     picture.unlink()
-    train(settings, prepared, report.console())
+    train(settings, prepared, console.console())
     found = losses(log(Path(settings.output)))
     assert len(found) == 4
     assert found.count(0.0) == 1
@@ -169,13 +169,13 @@ def test_skipping_trains_on_exactly_the_good_records(small_model_dir: Path, tmp_
     data.write_text(json.dumps(records))
     path = tiny.write_run(tmp_path, small_model_dir, data, data={"on_error": "skip"})
     settings = load(path)
-    prepared = prepare(settings, ("train",), report.console())
+    prepared = prepare(settings, ("train",), console.console())
     corpus = prepared.corpora["train"]
     assert [corpus.origin(index).line for index in range(len(corpus))] == [1, 2, 4, 5, 7, 8, 9]
     rejected = [json.loads(line) for line in (Path(settings.output) / "rejected.jsonl").read_text().splitlines()]
     assert {item["line"] for item in rejected} == {3, 6}
     with pytest.raises(DataError):
-        prepare(load(path, ["data.on_error=stop"]), ("train",), report.console())
+        prepare(load(path, ["data.on_error=stop"]), ("train",), console.console())
 
 
 def test_twelve_large_pictures_shrink_into_the_budget_and_train(model_dir: Path, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_twelve_large_pictures_shrink_into_the_budget_and_train(model_dir: Path,
     data.write_text(json.dumps([tiny.record(images, "<image>" * 12 + "Which differs?", "The third.")]))
     path = tiny.write_run(tmp_path, model_dir, data, data={"max_tokens": 2048})
     settings = load(path)
-    corpus = prepare(settings, ("train",), report.console()).corpora["train"]
+    corpus = prepare(settings, ("train",), console.console()).corpora["train"]
     assert len(corpus.images(0)) == 12
     assert 1900 < corpus.lengths.tokens[0] <= 2048
     assert len(losses(run(path))) == 1
@@ -205,7 +205,7 @@ def test_frozen_parts_stay_and_the_others_learn(small_model_dir: Path, tmp_path:
 def test_lora_saves_an_adapter_that_peft_loads_and_answers_with(small_model_dir: Path, tmp_path: Path) -> None:
     from peft import PeftModel
 
-    from triptych.model import load_trained
+    from triptych.model.loading import load_trained
 
     data = tiny.write_dataset(tmp_path, 4)
     path = tiny.write_run(tmp_path, small_model_dir, data, model=LORA, batch={"samples": 1})

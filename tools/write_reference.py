@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from triptych.config import RunSettings, json_schema
+from triptych.run.settings import RunSettings, json_schema
 
 DOCS = Path(__file__).parent.parent / "docs"
 

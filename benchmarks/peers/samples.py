@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from triptych.data.plan import BatchSpec, Lengths, make_plan
+from triptych.planning.plan import BatchSpec, Lengths, make_plan
 from workload import write_pool, write_records
 
 POOL = 400

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from triptych.cpu import wait_asleep
 from triptych.errors import ConfigError, TriptychError
+from triptych.run.environment import wait_asleep
 
 app = typer.Typer(
     name="triptych",
@@ -55,7 +55,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Examine every record and every image header; exit 1 and list all problems if there are any."""
-    from triptych.check import check as run_check
+    from triptych.commands.check import check as run_check
 
     raise typer.Exit(run_check(data, media_dir=media_dir, as_json=as_json, deep=deep, allow_remote=allow_remote))
 
@@ -71,7 +71,7 @@ def index(
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; default: as Ray finds it.")] = None,
 ) -> None:
     """Read, tokenize and measure the run's data ahead of training; what is done is never done again."""
-    from triptych.index import index as run_index
+    from triptych.commands.index import index as run_index
 
     run_index(run, overrides or (), engine=engine, workers=workers, address=address)
 
@@ -88,7 +88,7 @@ def encode(
     allow_remote: AllowRemote = False,
 ) -> None:
     """Print one JSON line per sample: exactly what the model will see."""
-    from triptych.encode import encode as run_encode
+    from triptych.commands.encode import encode as run_encode
 
     code = run_encode(
         data,
@@ -113,7 +113,7 @@ def plan(
     ] = False,
 ) -> None:
     """Print what the run will do: rows, steps, fill, the longest samples, and the memory of the largest row."""
-    from triptych.plan import plan as run_plan
+    from triptych.commands.plan import plan as run_plan
 
     run_plan(run, overrides or (), world_size=world_size, dry_run_worst=dry_run_worst)
 
@@ -127,17 +127,17 @@ def train(
     ] = False,
 ) -> None:
     """Check, index, plan and train."""
-    from triptych import config, report
-    from triptych.prepare import prepare
+    from triptych.run import console, run_file
+    from triptych.run.prepare import prepare
 
-    out = report.console()
-    settings = config.load(run, overrides or ())
+    out = console.console()
+    settings = run_file.load(run, overrides or ())
     output = Path(settings.output)
     _refuse_to_mix(output, resume)
     prepared = prepare(settings, ("train", "eval"), out)
-    (output / "run.yaml").write_text(settings.to_yaml(), encoding="utf-8")
+    (output / "run.yaml").write_text(run_file.to_yaml(settings), encoding="utf-8")
     # torch and transformers take seconds to import: only now that the data is known to be right.
-    from triptych.train import train as run_training
+    from triptych.training.train import train as run_training
 
     final = run_training(settings, prepared, out, resume=resume)
     out.print(f"model: {final}", markup=False)
@@ -152,18 +152,18 @@ def evaluate(
     ] = None,
 ) -> None:
     """Answer the held-out samples; print exact match per task; write predictions.jsonl and a page with the pictures."""
-    from triptych import config, report
-    from triptych.prepare import prepare
+    from triptych.run import console, run_file
+    from triptych.run.prepare import prepare
 
-    out = report.console()
-    settings = config.load(run, overrides or ())
+    out = console.console()
+    settings = run_file.load(run, overrides or ())
     if not settings.data.eval:
         raise ConfigError(f"{run}: data.eval names no source to evaluate on")
     folder = checkpoint or Path(settings.output) / "final"
     if not folder.is_dir():
         raise ConfigError(f"no model folder {folder}; train first, or name one with --checkpoint")
     prepared = prepare(settings, ("eval",), out)
-    from triptych.evaluate import evaluate as run_evaluation
+    from triptych.inference.evaluate import evaluate as run_evaluation
 
     run_evaluation(settings, prepared, folder, out)
 
@@ -188,10 +188,10 @@ def export(
     ] = False,
 ) -> None:
     """Merge, save, read back and prove the model equal to the trained one; say how to serve it."""
-    from triptych import report
-    from triptych.export import export as run_export
+    from triptych.export.export import export as run_export
+    from triptych.run import console
 
-    run_export(folder, to, report.console(), dtype=dtype, samples=samples, push=push, check=check)
+    run_export(folder, to, console.console(), dtype=dtype, samples=samples, push=push, check=check)
 
 
 @app.command()
@@ -207,7 +207,7 @@ def chat(
     ] = None,
 ) -> None:
     """Talk with a model about several pictures: answers on standard output, everything else on standard error."""
-    from triptych.chat import chat as run_chat
+    from triptych.inference.chat_session import chat as run_chat
 
     raise typer.Exit(
         run_chat(model, image or (), max_new_tokens=max_new_tokens, temperature=temperature, thinking=thinking)

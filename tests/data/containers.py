@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 import tiny
-from triptych.data.corpus import Corpus, load_or_build
-from triptych.data.engine import LocalEngine
-from triptych.data.layout import Budget
-from triptych.data.pixels import load_patches
-from triptych.data.records import Source
-from triptych.data.samples import Census, Reading
-from triptych.family import read_model_files
+from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.examine import Census, Reading
+from triptych.corpus.executor import LocalEngine
+from triptych.family.family import read_model_files
+from triptych.images.pixels import load_patches
+from triptych.sources.records import Source
+from triptych.text.layout import Budget
 
 
 @dataclass

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from triptych.data.balance import (
+from triptych.planning.balance import (
     MOST_IDLE,
     deal,
     deal_rows,
@@ -19,7 +19,7 @@ from triptych.data.balance import (
     split_steps,
     step_peaks,
 )
-from triptych.data.plan import BatchSpec, Lengths, Plan, make_plan, sequential_plan
+from triptych.planning.plan import BatchSpec, Lengths, Plan, make_plan, sequential_plan
 
 whole_numbers = st.integers(0, 10**6)
 

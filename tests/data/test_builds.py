@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import tiny
-from triptych.data.header_cache import FILE
+from triptych.images.size_cache import FILE
 
 SAMPLES = 300
 PICTURES = 400
@@ -26,18 +26,19 @@ if __name__ == "__main__":  # its workers import only what they need
     import json, sys
     from dataclasses import asdict
     from pathlib import Path
-    from triptych.data import json_files, measuring
-    from triptych.data.corpus import load_or_build
-    from triptych.data.engine import LocalEngine
-    from triptych.data.layout import Budget
-    from triptych.data.records import Source
-    from triptych.data.samples import Reading
-    from triptych.family import read_model_files
+    from triptych.corpus import image_sizes
+    from triptych.sources import json_files
+    from triptych.corpus.corpus import load_or_build
+    from triptych.corpus.executor import LocalEngine
+    from triptych.text.layout import Budget
+    from triptych.sources.records import Source
+    from triptych.corpus.examine import Reading
+    from triptych.family.family import read_model_files
 
     model, cache, workers, *data = sys.argv[1:]
     json_files.SHARD_BYTES = 1 << 12  # many shards of few records: there is much to be killed in
-    measuring.IMAGES_PER_TASK = 8
-    measuring.STORE_SECONDS = 0.05
+    image_sizes.IMAGES_PER_TASK = 8
+    image_sizes.STORE_SECONDS = 0.05
     files = read_model_files(model)
     reading = Reading(files.template(), files.geometry, Budget(max_tokens=400))
     engine = LocalEngine(int(workers), patience=0)

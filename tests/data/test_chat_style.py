@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from families import released_template
-from triptych.data.chat_style import ChatStyle, ChatTemplate, read_chat_template
 from triptych.errors import ModelError
 from triptych.quickstart.tiny import CHAT_TEMPLATE
+from triptych.text.chat_template import ChatStyle, ChatTemplate, read_chat_template
 
 THINKING = ChatStyle(thinking="last", skips_thinking=True, trims=True, answers_tools=True)
 STYLES = {

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
-from triptych.data.conversation import Conversation, parse
-from triptych.data.records import Record, Source
 from triptych.errors import Origin, Problem, SampleError
+from triptych.sources.records import Record, Source
+from triptych.text.conversation import Conversation, parse
 
 ORIGIN = Origin("data.json", 7)
 

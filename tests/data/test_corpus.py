@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import tiny
-from triptych.data import images
-from triptych.data.conversation import parse
-from triptych.data.corpus import Corpus, load_or_build
-from triptych.data.layout import Budget, fit, lay_out
-from triptych.data.records import Record, Source, read_records
-from triptych.data.samples import Census, Examiner, Reading
-from triptych.family import read_model_files
+from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.examine import Census, Examiner, Reading
+from triptych.family.family import read_model_files
+from triptych.images import measure
+from triptych.sources.records import Record, Source, read_records
+from triptych.text.conversation import parse
+from triptych.text.layout import Budget, fit, lay_out
 
 SAMPLES = 9
 
@@ -51,8 +51,8 @@ def run(tmp_path: Path, model_dir: Path) -> Run:
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the image files that are opened from now on."""
     names: list[str] = []
-    real = images.measure
-    monkeypatch.setattr(images, "measure", lambda location: names.append(Path(location).name) or real(location))
+    real = measure.measure
+    monkeypatch.setattr(measure, "measure", lambda location: names.append(Path(location).name) or real(location))
     return names
 
 
@@ -89,7 +89,7 @@ def test_the_corpus_gives_back_what_each_record_alone_gives(run: Run) -> None:
     for index, record in enumerate(records):
         assert isinstance(record, Record)
         conversation = parse(record, run.source)
-        measured = [images.measure(str(folder / ref.source)) for ref in conversation.images]
+        measured = [measure.measure(str(folder / ref.source)) for ref in conversation.images]
         sizes = [(image.height, image.width) for image in measured]
         fitted = fit(run.reading.template.encode(conversation), sizes, geometry, run.reading.budget)
         shrunk += fitted.shrunk
@@ -279,7 +279,7 @@ def test_an_interrupted_build_leaves_nothing_that_is_taken_for_an_index(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("triptych.data.samples._columns", interrupt)
+        patch.setattr("triptych.corpus.examine._columns", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run.load()
     left = [path for path in (run.folder / "index").iterdir() if path.suffix != ".lock"]

@@ -19,10 +19,10 @@ import pytest
 from PIL import Image
 
 import tiny
-from triptych.check import check
-from triptych.data import images, pixels
-from triptych.data.engine import LocalEngine
-from triptych.data.geometry import is_extreme
+from triptych.commands.check import check
+from triptych.corpus.executor import LocalEngine
+from triptych.images import measure, pixels
+from triptych.images.geometry import is_extreme
 
 FILES = 1000
 SAVES: list[tuple[str, str, dict[str, object]]] = [
@@ -144,7 +144,7 @@ def judge(path: Path, kind: str) -> Damaged:
         warnings.simplefilter("ignore")
         try:
             with Image.open(path) as image:
-                opens = image.width * image.height <= images.MAX_IMAGE_PIXELS
+                opens = image.width * image.height <= measure.MAX_IMAGE_PIXELS
                 extreme = opens and is_extreme(image.height, image.width)
                 if opens:
                     image.load()
@@ -209,7 +209,7 @@ def test_deep_reports_exactly_what_pillow_cannot_decode(
     assert reported(damaged, capfd, deep=True) == verdicts
 
     decoded: list[str] = []
-    monkeypatch.setattr(images, "measure", decoded.append)
+    monkeypatch.setattr(measure, "measure", decoded.append)
     monkeypatch.setattr(pixels, "load_rgb", decoded.append)
     assert reported(damaged, capfd, deep=True) == verdicts
     assert reported(damaged, capfd, deep=False) == verdicts, "what was decoded once is known"
@@ -241,8 +241,8 @@ def test_every_kind_of_damage_is_there(damaged: list[Damaged]) -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from triptych.check import check
-from triptych.data.engine import LocalEngine
+from triptych.commands.check import check
+from triptych.corpus.executor import LocalEngine
 
 def peak():  # kB; not ru_maxrss, which begins with what the parent held
     status = Path("/proc/self/status").read_text()

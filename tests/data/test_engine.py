@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 
 import tiny
-from triptych.data import json_files, measuring
-from triptych.data.corpus import load_or_build
-from triptych.data.engine import AHEAD, Engine, LocalEngine
-from triptych.data.layout import Budget
-from triptych.data.records import Source
-from triptych.data.samples import Census, Reading
+from triptych.corpus import image_sizes
+from triptych.corpus.corpus import load_or_build
+from triptych.corpus.examine import Census, Reading
+from triptych.corpus.executor import AHEAD, Engine, LocalEngine
 from triptych.errors import ConfigError, TriptychError
-from triptych.family import read_model_files
+from triptych.family.family import read_model_files
+from triptych.sources import json_files
+from triptych.sources.records import Source
+from triptych.text.layout import Budget
 
 IN_PROCESS, WORKERS = LocalEngine(1), LocalEngine(2, patience=0)
 
@@ -89,7 +90,7 @@ def work(item):
     time.sleep(0.05)
 
 if __name__ == "__main__":
-    from triptych.data.engine import LocalEngine
+    from triptych.corpus.executor import LocalEngine
     for _ in LocalEngine(2, patience=0).map(work, range(10**9)):
         pass
 """
@@ -175,5 +176,5 @@ def test_an_index_does_not_show_how_it_was_built(
     assert len(files) == 6, "samples and images of two data files, sizes, lengths"
     assert {problem.code for problem in census.problems} == {"bad-shape", "image-unreadable"}
     monkeypatch.setattr(json_files, "SHARD_BYTES", shard)
-    monkeypatch.setattr(measuring, "IMAGES_PER_TASK", 5)
+    monkeypatch.setattr(image_sizes, "IMAGES_PER_TASK", 5)
     assert built(data, model_dir, tmp_path / "other", engine) == expected

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from triptych.data.features import FeatureFile, FeatureReader, FeatureShape, entry_name
+from triptych.rows.feature_store import FeatureFile, FeatureReader, FeatureShape, entry_name
 
 SHAPE = FeatureShape(levels=2, hidden=8)
 
@@ -109,7 +109,7 @@ WRITE_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
 import numpy as np
-from triptych.data.features import FeatureFile, entry_name
+from triptych.rows.feature_store import FeatureFile, entry_name
 file = FeatureFile(Path(sys.argv[1]))
 for number in itertools.count():
     random = np.random.default_rng(number)

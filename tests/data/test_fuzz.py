@@ -20,13 +20,13 @@ from test_samples import (
     write_files,
 )
 
-from triptych.data.corpus import load_or_build
-from triptych.data.engine import LocalEngine
-from triptych.data.layout import Budget
-from triptych.data.records import Source
-from triptych.data.samples import Reading
+from triptych.corpus.corpus import load_or_build
+from triptych.corpus.examine import Reading
+from triptych.corpus.executor import LocalEngine
 from triptych.errors import Code
-from triptych.family import read_model_files
+from triptych.family.family import read_model_files
+from triptych.sources.records import Source
+from triptych.text.layout import Budget
 
 PER_FILE = 500
 CODES = set(get_args(Code))

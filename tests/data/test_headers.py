@@ -15,8 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 
 import tiny
 from equivalence import pictures
-from triptych.data import images
-from triptych.data.headers import read_size
+from triptych.images import measure
+from triptych.images.headers import read_size
 
 HEIGHT, WIDTH = pictures.HEIGHT, pictures.WIDTH
 Part = tuple[bytes, bytes]
@@ -30,8 +30,8 @@ def read(content: bytes) -> tuple[int, int] | None:
 def by_pillow(content: bytes) -> tuple[int, int] | str:
     """(height, width), or why there is none."""
     try:
-        return images._size_by_pillow(BytesIO(content), "picture", len(content))
-    except images.ImageError as error:
+        return measure._size_by_pillow(BytesIO(content), "picture", len(content))
+    except measure.ImageError as error:
         return error.message
 
 
@@ -41,8 +41,8 @@ def agrees(content: bytes) -> bool:
     if found is None:
         return False
     assert found == by_pillow(content)
-    with images.opened(BytesIO(content), "picture") as image:
-        assert images._ends_whole(image.format, BytesIO(content), len(content))
+    with measure.opened(BytesIO(content), "picture") as image:
+        assert measure._ends_whole(image.format, BytesIO(content), len(content))
     return True
 
 
@@ -398,7 +398,7 @@ def test_measuring_a_plain_file_does_without_pillow(tmp_path: Path, monkeypatch:
     path = tmp_path / name
     path.write_bytes(BASES[name]())
     monkeypatch.delattr(Image, "open")
-    measured = images.measure(str(path))
+    measured = measure.measure(str(path))
     expected = (HEIGHT, WIDTH) if name == "rgb.jpg" else (WIDTH, HEIGHT)
     assert (measured.height, measured.width) == expected
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.data import json_files
-from triptych.data.records import Record, cut, read_records
 from triptych.errors import Problem
+from triptych.sources import json_files
+from triptych.sources.records import Record, cut, read_records
 
 BOM = b"\xef\xbb\xbf"
 SIZES = [1, 2, 3, 5, 7, 16, 33, 64, json_files.SHARD_BYTES]
@@ -268,7 +268,7 @@ def test_a_large_file_has_shards_of_the_usual_size(tmp_path: Path) -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from triptych.data.records import read_records
+from triptych.sources.records import read_records
 
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
-from triptych import config
-from triptych.data.geometry import Geometry
-from triptych.data.layout import Budget, Fitted, TooLong, TooLongError, fit, lay_out
-from triptych.data.template import Encoded
 from triptych.errors import Origin
+from triptych.images.geometry import Geometry
+from triptych.run import run_file
+from triptych.text.layout import Budget, Fitted, TooLong, TooLongError, fit, lay_out
+from triptych.text.template import Encoded
 
 GEOMETRY = Geometry(patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=56 * 56, max_pixels=28 * 28 * 1280)
 START, PAD, END, TEXT, ANSWER = 1, 2, 3, 4, 5
@@ -201,18 +201,18 @@ def test_a_sample_must_also_fit_in_a_row(
         "output": "o",
     }
     (tmp_path / "run.yaml").write_text(json.dumps(content))
-    assert config.load(tmp_path / "run.yaml").budget(merge_size=2) == expected
+    assert run_file.load(tmp_path / "run.yaml").budget(merge_size=2) == expected
 
 
 def test_a_run_that_asks_for_rows_of_few_patches_gives_samples_of_few_patches(tmp_path: Path, model_dir: Path) -> None:
-    from triptych.data.corpus import load_or_build
-    from triptych.family import read_model_files
-    from triptych.prepare import make_reading
+    from triptych.corpus.corpus import load_or_build
+    from triptych.family.family import read_model_files
+    from triptych.run.prepare import make_reading
 
     tiny.write_picture(tmp_path / "a.png", 600, 800)
     (tmp_path / "x.json").write_text(json.dumps([tiny.record(["a.png"] * 3, "<image>" * 3, "yes")]))
     batch = {"samples": None, "tokens": 400, "patches": 300}
-    run = config.load(tiny.write_run(tmp_path, model_dir, tmp_path / "x.json", batch=batch))
+    run = run_file.load(tiny.write_run(tmp_path, model_dir, tmp_path / "x.json", batch=batch))
     reading = make_reading(read_model_files(str(model_dir)), run)
     corpus, _ = load_or_build(run.sources("train"), reading, "", tmp_path / "cache")
     layout = corpus.layout(0)

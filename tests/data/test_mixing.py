@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.data.mixing import Mixture, Share
-from triptych.data.plan import BatchSpec, Lengths, make_plan
+from triptych.planning.mixture import Mixture, Share
+from triptych.planning.plan import BatchSpec, Lengths, make_plan
 
 
 def of_source(mixture: Mixture, drawn: Any) -> list[int]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from triptych.data.packing import even_out, group, pack
+from triptych.planning.packing import even_out, group, pack
 
 rows_of_numbers = st.integers(0, 40).flatmap(lambda count: st.lists(st.integers(1, 6), min_size=count, max_size=count))
 

@@ -12,9 +12,9 @@ from PIL import ExifTags, Image
 
 import tiny
 from equivalence import pictures
-from triptych.data import images, pixels
-from triptych.data.features import entry_name
-from triptych.data.geometry import Geometry
+from triptych.images import measure, pixels
+from triptych.images.geometry import Geometry
+from triptych.rows.feature_store import entry_name
 
 GEOMETRY = Geometry(patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=56 * 56, max_pixels=112 * 112)
 
@@ -34,7 +34,7 @@ def cut(image: Image.Image, geometry: Geometry) -> NDArray[np.uint8]:
 
 
 def measured(path: Path) -> tuple[int, int]:
-    found = images.measure(str(path))
+    found = measure.measure(str(path))
     return found.height, found.width
 
 
@@ -99,13 +99,13 @@ def test_fast_decodes_fewer_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = tmp_path / "large.jpg"
     tiny.picture(800, 1200).save(path)
     decoded: list[tuple[int, int]] = []
-    original = images.load
+    original = measure.load
 
     def load(image: Image.Image, location: str) -> None:
         original(image, location)
         decoded.append(image.size)
 
-    monkeypatch.setattr(images, "load", load)
+    monkeypatch.setattr(measure, "load", load)
     for resized in ((420, 588), (392, 588), (196, 280), (84, 112)):
         pixels.load_patches(str(path), (800, 1200), resized, GEOMETRY, "fast")
     assert decoded == [(1200, 800), (600, 400), (300, 200), (150, 100)]
@@ -123,7 +123,7 @@ def test_fast_is_exact_for_other_formats(tmp_path: Path, suffix: str) -> None:
 def test_a_file_that_has_another_size_than_measured_is_refused(tmp_path: Path, decode: pixels.Decode) -> None:
     path = tmp_path / "large.jpg"
     tiny.picture(400, 600).save(path)
-    with pytest.raises(images.ImageError, match=r"400 x 600, measured as 200 x 300"):
+    with pytest.raises(measure.ImageError, match=r"400 x 600, measured as 200 x 300"):
         pixels.load_patches(str(path), (200, 300), (84, 112), GEOMETRY, decode)
 
 
@@ -133,7 +133,7 @@ def test_a_truncated_file_is_unreadable(tmp_path: Path, decode: pixels.Decode) -
     tiny.picture(400, 600).save(buffer, "JPEG")
     path = tmp_path / "cut.jpg"
     path.write_bytes(buffer.getvalue()[:-2000])
-    with pytest.raises(images.ImageError, match="truncated"):
+    with pytest.raises(measure.ImageError, match="truncated"):
         pixels.load_patches(str(path), (400, 600), (84, 112), GEOMETRY, decode)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.data.plan import BatchSpec, Lengths, Plan, make_plan, sequential_plan
+from triptych.planning.plan import BatchSpec, Lengths, Plan, make_plan, sequential_plan
 
 
 @st.composite

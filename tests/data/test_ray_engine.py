@@ -18,16 +18,16 @@ import pytest
 import ray
 
 import tiny
-from triptych.data import json_files
-from triptych.data.corpus import Corpus, load_or_build
-from triptych.data.engine import Engine, LocalEngine
-from triptych.data.layout import Budget
-from triptych.data.ray_engine import RETRIES, RayEngine
-from triptych.data.records import Source
-from triptych.data.samples import Census, Examined, Examiner, Reading, Task
+from triptych.commands.index import index
+from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.examine import Census, Examined, Examiner, Reading, Task
+from triptych.corpus.executor import Engine, LocalEngine
+from triptych.corpus.ray_executor import RETRIES, RayEngine
 from triptych.errors import ConfigError, TriptychError
-from triptych.family import read_model_files
-from triptych.index import index
+from triptych.family.family import read_model_files
+from triptych.sources import json_files
+from triptych.sources.records import Source
+from triptych.text.layout import Budget
 
 RECORDS = 120  # of each file
 
@@ -158,7 +158,7 @@ def test_a_worker_that_is_killed_changes_nothing(
         examiner.marker = tmp_path / "killed"
         return examiner
 
-    monkeypatch.setattr("triptych.data.index.Examiner", dying)
+    monkeypatch.setattr("triptych.corpus.index.Examiner", dying)
     job.load(tmp_path / "ray", engine)
     assert (tmp_path / "killed").exists()
     assert content(tmp_path / "ray") == expected

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.data.records import Record, Source, read_records
 from triptych.errors import ConfigError, Problem
+from triptych.sources.records import Record, Source, read_records
 
 GOOD = b'{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]}'
 

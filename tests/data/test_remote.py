@@ -24,15 +24,15 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 import tiny
-from triptych.data import storage
-from triptych.data.corpus import Corpus, load_or_build
-from triptych.data.engine import LocalEngine
-from triptych.data.layout import Budget
-from triptych.data.pixels import load_patches
-from triptych.data.records import Source
-from triptych.data.samples import Census, Reading
+from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.examine import Census, Reading
+from triptych.corpus.executor import LocalEngine
 from triptych.errors import ConfigError
-from triptych.family import read_model_files
+from triptych.family.family import read_model_files
+from triptych.images.pixels import load_patches
+from triptych.sources import storage
+from triptych.sources.records import Source
+from triptych.text.layout import Budget
 
 PICTURES = ("a.png", "b c.jpg", "sub/dé.png", "100%.webp")
 DATA = ("lines.jsonl", "array.json", "packed.jsonl.gz", "table.parquet", "samples.tar")

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import tiny
-from triptych.data import images
-from triptych.data.corpus import Corpus, load_or_build
-from triptych.data.layout import Budget
-from triptych.data.pixels import load_patches
-from triptych.data.records import Source
-from triptych.data.samples import Census, Reading
+from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.examine import Census, Reading
 from triptych.errors import Code, Problem
-from triptych.family import read_model_files
+from triptych.family.family import read_model_files
+from triptych.images import measure
+from triptych.images.pixels import load_patches
+from triptych.sources.records import Source
+from triptych.text.layout import Budget
 
 CODES = set(get_args(Code))
 
@@ -240,8 +240,8 @@ def test_images_outside_the_media_folder_are_refused_only_where_asked(folder: Pa
 
 def test_a_picture_used_often_is_measured_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[str] = []
-    real = images.measure
-    monkeypatch.setattr(images, "measure", lambda location: measured.append(location) or real(location))
+    real = measure.measure
+    monkeypatch.setattr(measure, "measure", lambda location: measured.append(location) or real(location))
     elements = [tiny.record(["a.png", "text.png"], "<image><image>?", "yes")] * 5
     assert len(examine(folder, elements, None)[0].problems) == 5
     assert sorted(Path(location).name for location in measured) == ["a.png", "text.png"]
@@ -269,11 +269,11 @@ def test_no_damage_of_a_file_crashes_measuring_or_decoding(
     path = folder / "damaged"
     path.write_bytes(content[: data.draw(st.just(len(content)) | st.integers(0, len(content)))])
     try:
-        measured = images.measure(str(path))
+        measured = measure.measure(str(path))
         size = (measured.height, measured.width)
         resized = reading.geometry.resized(*size)
         patches = load_patches(str(path), size, resized, reading.geometry)
-    except images.ImageError as error:
+    except measure.ImageError as error:
         code: str | None = error.code
     else:
         code = None
@@ -286,8 +286,8 @@ def test_no_damage_of_a_file_crashes_measuring_or_decoding(
 def test_a_truncated_file_is_found_when_it_is_measured(tmp_path: Path, form: str, share: float) -> None:
     path = tmp_path / "cut"
     path.write_bytes(PICTURES[form][: int(len(PICTURES[form]) * share)])
-    with pytest.raises(images.ImageError, match="cut") as caught:
-        images.measure(str(path))
+    with pytest.raises(measure.ImageError, match="cut") as caught:
+        measure.measure(str(path))
     assert caught.value.code == "image-unreadable"
 
 
@@ -299,8 +299,8 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path: Path, monkeypat
         raise AssertionError("decoded")
 
     monkeypatch.setattr(Image.Image, "load", no_decoding)
-    with pytest.raises(images.ImageError, match="200000000") as caught:
-        images.measure(str(path))
+    with pytest.raises(measure.ImageError, match="200000000") as caught:
+        measure.measure(str(path))
     assert caught.value.code == "image-unreadable"
 
 

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from containers import Samples, write_samples
 
-from triptych.data import images, tables
-from triptych.data.records import Record, Source, cut, read_records
 from triptych.errors import ConfigError, Problem
+from triptych.images import measure
+from triptych.sources import tables
+from triptych.sources.records import Record, Source, cut, read_records
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 TURNS = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
@@ -263,7 +264,7 @@ def test_a_container_that_changed_is_noticed(samples: Samples, tmp_path: Path, f
     os.replace(write(tmp_path / "new" / path.name, other), path)
     samples.check_equal(tmp_path / "cache", path, only=list(range(11, -1, -1)))
     os.replace(write(tmp_path / "new" / path.name, other.slice(0, 0)), path)
-    with pytest.raises(images.ImageError, match="changed"), images.open_bytes(location):
+    with pytest.raises(measure.ImageError, match="changed"), measure.open_bytes(location):
         pass
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from containers import Samples, write_samples
 
-from triptych.data import images
-from triptych.data.records import Record, read_records
 from triptych.errors import ConfigError, Problem
+from triptych.images import measure
+from triptych.sources.records import Record, read_records
 
 Member = tuple[str, bytes]
 
@@ -185,7 +185,7 @@ def test_no_damage_of_a_tar_goes_unsaid_or_raises(samples: Samples, tmp_path: Pa
             assert len(found) >= count or problems, "a lost member is said"
             for element in found:
                 for ref in element.data.get("images", []) if isinstance(element, Record) else ():
-                    with images.open_bytes(ref.location) as file:
+                    with measure.open_bytes(ref.location) as file:
                         file.read()
 
 

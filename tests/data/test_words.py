@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 
 import tiny
-from triptych.data import words
-from triptych.data.words import WordTokenizer
+from triptych.text import word_cache
+from triptych.text.word_cache import WordTokenizer
 
 PIECES = (
     "'s",
@@ -55,7 +55,7 @@ def whole(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def test_the_family_goes_word_by_word(tokenizer: Tokenizer) -> None:
-    assert words._cuts_as_known(tokenizer)
+    assert word_cache._cuts_as_known(tokenizer)
 
 
 def test_every_pair_of_ascii_characters_is_cut_alike(tokenizer: Tokenizer) -> None:
@@ -73,7 +73,7 @@ def test_any_texts_get_the_ids_that_the_tokenizer_gives_them(tokenizer: Tokenize
 
 
 def test_forgetting_words_changes_nothing(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "MOST", 3)
+    monkeypatch.setattr(word_cache, "MOST", 3)
     by_words = WordTokenizer(tokenizer)
     texts = [f"Compare picture {number} with the other one!" for number in range(40)]
     with ThreadPoolExecutor(4) as pool:
@@ -85,12 +85,12 @@ def test_forgetting_words_changes_nothing(tokenizer: Tokenizer, monkeypatch: pyt
 def test_a_tokenizer_that_works_otherwise_sees_every_text_whole(tmp_path: Path, change: str) -> None:
     tokenizer = load(tiny.write_model(tmp_path / "model"))
     split = pre_tokenizers.Split(
-        Regex(r"\s+|\S+" if change == "pattern" else next(iter(words.KNOWN_PATTERNS))), "isolated"
+        Regex(r"\s+|\S+" if change == "pattern" else next(iter(word_cache.KNOWN_PATTERNS))), "isolated"
     )
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=change == "prefix space", use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     if change == "normalizer":
         tokenizer.normalizer = normalizers.Lowercase()
-    assert not words._cuts_as_known(tokenizer)
+    assert not word_cache._cuts_as_known(tokenizer)
     text = "Which DIGIT is larger, isn't it?"
     assert list(WordTokenizer(tokenizer).encode_all([text])[0]) == whole(tokenizer, text)

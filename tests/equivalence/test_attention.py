@@ -10,15 +10,15 @@ import tiny
 from equivalence import varlen
 from equivalence.test_loss import alone, difference, gradients, relative
 from families import FAMILIES
-from triptych import report
-from triptych.attention import IMPLEMENTATIONS, MASKED_SDPA, Attention
-from triptych.config import load
-from triptych.data.batch import Batch, build_batch
 from triptych.errors import ModelError
-from triptych.isolation import choose_isolation
-from triptych.loss import RowForward
-from triptych.model import PixelNormalizer
-from triptych.prepare import Prepared, prepare
+from triptych.forward.attention import IMPLEMENTATIONS, MASKED_SDPA, Attention
+from triptych.forward.batch import Batch, build_batch
+from triptych.forward.isolation import choose_isolation
+from triptych.forward.row_forward import RowForward
+from triptych.model.loading import PixelNormalizer
+from triptych.run import console
+from triptych.run.prepare import Prepared, prepare
+from triptych.run.run_file import load
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -37,7 +37,7 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("attention")
     model = tiny.write_model(folder / "model", family=request.param, max_pixels=96 * 96)
     data = tiny.write_dataset(folder, len(SAMPLES), seed=3)
-    return prepare(load(tiny.write_run(folder, model, data)), ("train",), report.console())
+    return prepare(load(tiny.write_run(folder, model, data)), ("train",), console.console())
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ import tiny
 from equivalence import oracle, pictures
 from equivalence.test_text import BLANKS, CONVERSATIONS, SIZES, Turns, labels_of, pictures_of, record
 from families import FAMILIES, released_template
-from triptych.data.template_check import verify
-from triptych.encode import encode
+from triptych.commands.encode import encode
 from triptych.errors import ModelError
-from triptych.family import read_model_files
+from triptych.family.family import read_model_files
+from triptych.text.template_check import verify
 
 # Answers that think always, whose prompts cannot leave it out: rendered as Qwen3's thinking models do.
 ALWAYS_THINKS = (

@@ -20,10 +20,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 import tiny
 from equivalence import oracle, pictures
-from triptych.data import images, pixels
-from triptych.data.conversation import ImageRef
-from triptych.data.geometry import Geometry, share_tokens
-from triptych.encode import encode
+from triptych.commands.encode import encode
+from triptych.images import measure, pixels
+from triptych.images.geometry import Geometry, share_tokens
+from triptych.text.conversation import ImageRef
 
 TOKEN = 28 * 28
 """Pixels behind one language token."""
@@ -84,7 +84,7 @@ def encoded(files: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("name", pictures.FILES)
 def test_a_picture_measures_as_it_decodes_upright(files: Path, name: str) -> None:
-    measured = images.measure(str(files / name))
+    measured = measure.measure(str(files / name))
     upright = oracle.rgb(files / name)
     assert (measured.height, measured.width) == (upright.height, upright.width)
 
@@ -141,7 +141,7 @@ def test_exif_that_pillow_cannot_write_back_still_turns_the_picture(
     exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(entries)) + b"".join(entries) + b"\0\0\0\0"
     path = tmp_path / "odd.webp"
     path.write_bytes(pictures.saved(pictures.stored(6), "WEBP", lossless=True, exif=exif))
-    measured = images.measure(str(path))
+    measured = measure.measure(str(path))
     assert (measured.height, measured.width) == (pictures.HEIGHT, pictures.WIDTH)
     assert np.array_equal(np.asarray(pixels.load_rgb(str(path))), np.asarray(pictures.upright()))
 
@@ -152,7 +152,7 @@ def test_an_orientation_behind_the_pixels_counts_where_the_exif_in_front_has_non
     plain[ExifTags.Base.Make] = "Camera"
     path = tmp_path / "both.png"
     path.write_bytes(pictures.png([first, (b"eXIf", plain.tobytes().removeprefix(b"Exif\0\0")), *rest]))
-    measured = images.measure(str(path))
+    measured = measure.measure(str(path))
     assert (measured.height, measured.width) == (pictures.HEIGHT, pictures.WIDTH)
     assert np.array_equal(np.asarray(pixels.load_rgb(str(path))), np.asarray(pictures.upright()))
 
@@ -161,7 +161,7 @@ def test_damaged_exif_is_no_orientation(tmp_path: Path) -> None:
     path = tmp_path / "cut.jpg"
     content = pictures.exif(6).tobytes()[:20]
     path.write_bytes(pictures.saved(pictures.upright(), "JPEG", exif=content))
-    measured = images.measure(str(path))
+    measured = measure.measure(str(path))
     image = pixels.load_rgb(str(path))
     assert (measured.height, measured.width) == (image.height, image.width) == (pictures.HEIGHT, pictures.WIDTH)
 
@@ -202,7 +202,7 @@ def test_a_huge_picture_equals_the_processors(tmp_path: Path, height: int, width
     path = tmp_path / "huge.jpg"
     tiny.picture(height // 8, width // 8).resize((width, height)).save(path, exif=pictures.exif(6))
     upright = oracle.rgb(path)
-    measured = images.measure(str(path))
+    measured = measure.measure(str(path))
     assert (measured.height, measured.width) == (upright.height, upright.width) == (width, height)
 
     model = geometry(max_pixels=256 * TOKEN)
@@ -254,7 +254,7 @@ def test_measuring_an_ordinary_file_decodes_nothing(tmp_path: Path, monkeypatch:
     path = tmp_path / "picture"
     path.write_bytes(make())
     decoded = without_decoding(monkeypatch)
-    images.measure(str(path))
+    measure.measure(str(path))
     assert decoded == []
     pixels.load_rgb(str(path))
     assert decoded, "the test would not notice a decoder"
@@ -267,7 +267,7 @@ def test_damage_in_the_middle_of_a_big_file_is_not_looked_for(tmp_path: Path, su
     content[middle : middle + 4000] = bytes(4000)
     path = tmp_path / "damaged"
     path.write_bytes(content)
-    measured = images.measure(str(path))
+    measured = measure.measure(str(path))
     assert (measured.height, measured.width) == (600, 800)
 
 
@@ -276,7 +276,7 @@ def test_a_png_damaged_in_the_middle_is_unreadable_when_it_is_decoded(tmp_path: 
     content[len(content) // 2 : len(content) // 2 + 4000] = bytes(4000)
     path = tmp_path / "damaged.png"
     path.write_bytes(content)
-    with pytest.raises(images.ImageError) as caught:
+    with pytest.raises(measure.ImageError) as caught:
         pixels.load_rgb(str(path))
     assert caught.value.code == "image-unreadable"
 
@@ -318,8 +318,8 @@ UNREADABLE = {
 def test_what_is_no_whole_picture_is_unreadable_before_anything_is_trained(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(UNREADABLE[name])
-    with pytest.raises(images.ImageError) as caught:
-        images.measure(str(path))
+    with pytest.raises(measure.ImageError) as caught:
+        measure.measure(str(path))
     assert caught.value.code == "image-unreadable"
     assert name in caught.value.message
 
@@ -328,7 +328,7 @@ def test_what_is_no_whole_picture_is_unreadable_before_anything_is_trained(tmp_p
 def test_bytes_behind_the_end_of_a_picture_do_no_harm(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(pictures.FILES[name]() + b"\r\n some other tool's notes")
-    measured = images.measure(str(path))
+    measured = measure.measure(str(path))
     assert (measured.height, measured.width) == (pictures.HEIGHT, pictures.WIDTH)
     assert pixels.load_rgb(str(path)).size == (pictures.WIDTH, pictures.HEIGHT)
 
@@ -336,8 +336,8 @@ def test_bytes_behind_the_end_of_a_picture_do_no_harm(tmp_path: Path, name: str)
 def test_a_picture_that_is_not_there_is_missing(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     for name in ("nothing.png", "folder.png", "folder.png/nothing.png"):
-        with pytest.raises(images.ImageError) as caught:
-            images.measure(str(tmp_path / name))
+        with pytest.raises(measure.ImageError) as caught:
+            measure.measure(str(tmp_path / name))
         assert caught.value.code == "image-missing"
         assert name in caught.value.message
 
@@ -354,37 +354,37 @@ def test_the_aspect_is_refused_exactly_where_the_processor_refuses_it(
     if extreme:
         with pytest.raises(ValueError, match="aspect ratio"):
             oracle.processor(*LIMITS[0])(oracle.rgb(path))
-        with pytest.raises(images.ImageError) as caught:
-            images.measure(str(path))
+        with pytest.raises(measure.ImageError) as caught:
+            measure.measure(str(path))
         assert caught.value.code == "image-extreme"
     else:
         oracle.processor(*LIMITS[0])(oracle.rgb(path))
-        measured = images.measure(str(path))
+        measured = measure.measure(str(path))
         assert (measured.height, measured.width) == (height, width)
 
 
 @pytest.mark.parametrize("name", ["rgb.jpg", "rgba.png", "orientation-6-exif.webp"])
 def test_a_data_uri_is_the_file_it_holds(files: Path, name: str) -> None:
     uri = "data:image/whatever;base64," + base64.b64encode((files / name).read_bytes()).decode()
-    location = images.locate(ImageRef(uri), str(files), confine=True)
+    location = measure.locate(ImageRef(uri), str(files), confine=True)
     upright = oracle.rgb(files / name)
-    measured = images.measure(location)
+    measured = measure.measure(location)
     assert (measured.height, measured.width) == (upright.height, upright.width)
     assert np.array_equal(np.asarray(pixels.load_rgb(location)), np.asarray(upright))
 
 
 @pytest.mark.parametrize("payload", [";base64,", ";base64,AAAA", ";base64,%%%", ";base64,é", ",plain", ""], ids=ascii)
 def test_a_data_uri_without_a_picture_is_unreadable(payload: str) -> None:
-    with pytest.raises(images.ImageError) as caught:
-        images.measure(f"data:image/png{payload}")
+    with pytest.raises(measure.ImageError) as caught:
+        measure.measure(f"data:image/png{payload}")
     assert caught.value.code == "image-unreadable"
     assert "data URI" in caught.value.message
 
 
 def test_a_truncated_data_uri_is_unreadable(files: Path) -> None:
     uri = "data:image/jpeg;base64," + base64.b64encode((files / "rgb.jpg").read_bytes()[:-300]).decode()
-    with pytest.raises(images.ImageError) as caught:
-        images.measure(uri)
+    with pytest.raises(measure.ImageError) as caught:
+        measure.measure(uri)
     assert caught.value.code == "image-unreadable"
 
 

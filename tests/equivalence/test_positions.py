@@ -12,13 +12,13 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 import tiny
 from equivalence import oracle
 from families import FAMILIES
-from triptych.data.conversation import Conversation, ImageRef, Turn
-from triptych.data.geometry import Geometry
-from triptych.data.layout import Layout, lay_out
-from triptych.data.template import Encoded, Template
-from triptych.encode import encode
+from triptych.commands.encode import encode
 from triptych.errors import Origin
-from triptych.family import ModelFiles, read_model_files
+from triptych.family.family import ModelFiles, read_model_files
+from triptych.images.geometry import Geometry
+from triptych.text.conversation import Conversation, ImageRef, Turn
+from triptych.text.layout import Layout, lay_out
+from triptych.text.template import Encoded, Template
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -12,7 +12,7 @@ import pytest
 
 import tiny
 from equivalence import oracle
-from triptych.encode import encode
+from triptych.commands.encode import encode
 from triptych.quickstart.tiny import make_tiny_tokenizer
 
 Turns = list[tuple[str, str]]

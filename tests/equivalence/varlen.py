@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 from transformers import AttentionInterface
 
-from triptych.attention import Attention
-from triptych.attention_functions import LanguageVarlen, VisionVarlen
+from triptych.forward.attention import Attention
+from triptych.forward.attention_kernels import LanguageVarlen, VisionVarlen
 
 TEXT, VISION = "reference_varlen", "reference_flash_varlen"
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from triptych import config, report
-from triptych.config import RunSettings
 from triptych.errors import ConfigError
-from triptych.prepare import prepare
 from triptych.quickstart import write_base_dataset, write_dataset
 from triptych.quickstart.scans import load_scans
+from triptych.run import console as terminal
+from triptych.run import run_file
+from triptych.run.prepare import prepare
+from triptych.run.settings import RunSettings
 
 TRAIN_SAMPLES = 20_160
 TEST_SAMPLES = 240
@@ -29,13 +30,13 @@ def run(out: Path) -> None:
     Raises:
         ConfigError: if ``out`` holds an earlier run.
     """
-    console = report.console()
-    run_file = write_files(out, console)
-    settings = config.load(run_file)
+    console = terminal.console()
+    written = write_files(out, console)
+    settings = run_file.load(written)
     prepared = prepare(settings, ("train", "eval"), console)
     console.print("importing torch and transformers ...")
-    from triptych.evaluate import Score, evaluate
-    from triptych.train import train
+    from triptych.inference.evaluate import Score, evaluate
+    from triptych.training.train import train
 
     base: dict[str, Score] = evaluate(settings, prepared, Path(settings.model.path), console)
     final = train(settings, prepared, console)
@@ -45,7 +46,7 @@ def run(out: Path) -> None:
     means = [sum(scores[task].exact_match for task in tasks) / len(tasks) for scores in (base, tuned)]
     rows.append((f"mean of the {len(tasks)} tasks", f"{means[0]:.1%}", f"{means[1]:.1%}"))
     title = "Exact match on held-out scans"
-    console.print(report.table(title, ("task", "base", "fine-tuned"), rows))
+    console.print(terminal.table(title, ("task", "base", "fine-tuned"), rows))
     _name_files(out, settings, final, console)
 
 
@@ -54,7 +55,7 @@ def write_files(out: Path, console: Console) -> Path:
     if (out / "run").exists():
         raise ConfigError(f"{out} holds an earlier quickstart; remove it, or choose another folder with --out")
     console.print(f"writing pictures of handwritten digits to {out / 'data'} ...", markup=False)
-    with report.bar("drawing scans", len(load_scans()), console) as advance:
+    with terminal.bar("drawing scans", len(load_scans()), console) as advance:
         write_dataset(out / "data", train_samples=TRAIN_SAMPLES, test_samples=TEST_SAMPLES, seed=SEED, on_scan=advance)
     write_base_dataset(out / "naming", train_samples=0, test_samples=NAMING_SAMPLES, seed=SEED)
     assets = files("triptych").joinpath("assets")

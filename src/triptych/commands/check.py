@@ -1,0 +1,103 @@
+"""``triptych check``: every record of every source, all problems at once, no torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import orjson
+from rich.console import Console
+
+from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.examine import Census, Reading
+from triptych.corpus.executor import Engine
+from triptych.errors import ConfigError
+from triptych.family.family import read_model_files
+from triptych.images.size_cache import cache_folder
+from triptych.run import console, run_file
+from triptych.run.prepare import SPLITS, make_reading
+from triptych.sources.records import Source
+
+
+def check(
+    arguments: Sequence[str],
+    *,
+    media_dir: str | None,
+    as_json: bool,
+    deep: bool = False,
+    allow_remote: bool = False,
+    engine: Engine | None = None,
+) -> int:
+    """Examine a run file's sources, or data files, and print what was found.
+
+    With a run file the lengths are checked too (code ``too-long``); bare data files are checked without a model.
+
+    Args:
+        arguments: a run file and ``key=value`` settings, or data files and globs.
+        media_dir: folder that relative image paths start from, for data files.
+        as_json: print the result as JSON on standard output.
+        deep: decode every image, not only its header; what decoded once is remembered until the file changes.
+        allow_remote: read URLs, for data files.
+        engine: where the work is done; the cores of this machine by default.
+
+    Returns:
+        The exit status: 1 if there is a problem.
+
+    Raises:
+        ConfigError: if a run file cannot be used or a data file is missing.
+        ModelError: if the run file's model folder cannot be used.
+    """
+    out = console.console()
+    splits, reading, identity = _what_to_check(arguments, media_dir, allow_remote)
+    corpora: list[Corpus] = []
+    census = Census()
+    for name, sources in splits.items():
+        # Split by split, as training does: what is indexed here is not indexed again there.
+        with console.watching(name, out) as progress:
+            corpus, found = load_or_build(sources, reading, identity, cache_folder(), engine, progress, deep=deep)
+        corpora.append(corpus)
+        census = census.plus(found)
+    if as_json:
+        result = {
+            "samples": census.samples,
+            "ok": census.ok,
+            "problems": [problem.to_dict() for problem in census.problems],
+            "dropped": [problem.to_dict() for problem in census.dropped],
+        }
+        sys.stdout.buffer.write(orjson.dumps(result) + b"\n")  # UTF-8 whatever the terminal's encoding
+        sys.stdout.flush()
+    else:
+        _print(out, corpora, census, with_tokens=reading is not None)
+    return 1 if census.problems else 0
+
+
+def _print(out: Console, corpora: Sequence[Corpus], census: Census, *, with_tokens: bool) -> None:
+    console.print_problems(out, census.problems)
+    out.print(console.census_line(census), markup=False)
+    if not census.ok:
+        return
+    numbers, samples = np.unique(np.concatenate([corpus.image_counts for corpus in corpora]), return_counts=True)
+    counts = ", ".join(f"{images}: {found:,}" for images, found in zip(numbers.tolist(), samples.tolist(), strict=True))
+    out.print(f"images per sample: {counts}", markup=False)
+    if with_tokens:
+        tokens = np.concatenate([corpus.lengths.tokens for corpus in corpora])
+        spread = f"median {np.median(tokens):,.0f}, 90% under {np.quantile(tokens, 0.9):,.0f}"
+        out.print(f"tokens per sample: {spread}, longest {tokens.max():,}", markup=False)
+
+
+def _what_to_check(
+    arguments: Sequence[str], media_dir: str | None, allow_remote: bool
+) -> tuple[dict[str, list[Source]], Reading | None, str]:
+    run_files = [name for name in arguments if name.endswith((".yaml", ".yml"))]
+    if not run_files:
+        return {"data": [Source(tuple(arguments), media_dir, allow_remote=allow_remote)]}, None, ""
+    overrides = [name for name in arguments if name not in run_files]
+    if len(run_files) > 1 or any("=" not in name for name in overrides):
+        raise ConfigError("give one run file (with key=value settings), or data files, not both")
+    if media_dir is not None or allow_remote:
+        raise ConfigError("--media-dir and --allow-remote go with data files; a run file has settings for them")
+    settings = run_file.load(run_files[0], overrides)
+    files = read_model_files(settings.model.path)
+    splits = {f"data.{split}": settings.sources(split) for split in SPLITS if settings.sources(split)}
+    return splits, make_reading(files, settings), files.text_hash()

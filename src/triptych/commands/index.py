@@ -1,0 +1,42 @@
+"""``triptych index``: read, tokenize and measure ahead of training, on this machine or on a Ray cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from triptych.corpus.executor import Engine, LocalEngine
+from triptych.errors import ConfigError
+from triptych.run import console, run_file
+from triptych.run.prepare import SPLITS, prepare
+
+
+def index(
+    run: Path, overrides: Sequence[str], *, engine: Literal["local", "ray"], workers: int | None, address: str | None
+) -> None:
+    """Bring the caches up to date for a run file and print what was found.
+
+    Raises:
+        ConfigError: if the run file cannot be used or a data file is missing.
+        DataError: with all problems, under ``data.on_error: stop``.
+    """
+    out = console.console()
+    settings = run_file.load(run, overrides)
+    chosen = _engine(engine, workers, address)
+    began = time.monotonic()
+    prepared = prepare(settings, SPLITS, out, chosen)
+    seconds = time.monotonic() - began
+    samples = sum(census.samples for census in prepared.census.values())
+    out.print(f"indexed {samples:,} samples in {seconds:.1f} s", markup=False)
+
+
+def _engine(name: Literal["local", "ray"], workers: int | None, address: str | None) -> Engine:
+    if name == "local":
+        if address is not None:
+            raise ConfigError("--address goes with --engine ray")
+        return LocalEngine(workers)
+    from triptych.corpus.ray_executor import RayEngine
+
+    return RayEngine(workers, address)

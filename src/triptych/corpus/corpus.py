@@ -1,0 +1,304 @@
+"""The good samples of a run: an index, the measured sizes of its images, and the budgets, brought together.
+
+    Index (text, once per tokenizer) + sizes (headers, once per file) + limits of the run -> Corpus
+
+The last step is integers only, so other pixel limits or budgets cost seconds and touch no image file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from triptych.corpus.examine import Census, Reading
+from triptych.corpus.executor import Engine, LocalEngine
+from triptych.corpus.image_sizes import Sizes, measure_images
+from triptych.corpus.index import DataFile, Index, load_or_build_index
+from triptych.corpus.lengths import LENGTHS, Fitting, stored_encoding
+from triptych.corpus.progress import Progress, Silent
+from triptych.errors import Origin, Problem
+from triptych.images.geometry import Geometry, SizedImage
+from triptych.images.size_cache import HeaderCache
+from triptych.planning.cost import SampleCost
+from triptych.planning.plan import Lengths
+from triptych.sources.records import Source
+from triptych.text.layout import Budget, Fitted, Layout, fit, lay_out
+from triptych.text.template import Encoded
+
+FORMAT = 2
+"""Raised when the meaning of a column changes."""
+
+STALE_SECONDS = 24 * 3600
+"""Age at which a half-written file is nobody's any more."""
+
+
+class Corpus:
+    """The good samples of a run, K of them, read from disk as they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        """Memory-map the lengths at ``path`` and what they refer to; costs no memory per sample."""
+        self.path = path
+        with pa.memory_map(str(path)) as source:
+            self._lengths = pa.ipc.open_file(source).read_all()
+        about = json.loads(self._lengths.schema.metadata[b"about"])
+        self.geometry = Geometry(**about["geometry"])
+        self._budget = Budget(**about["budget"])
+        files = [DataFile(**item) for item in about["files"]]
+        self._index = Index(files, [path.parent.parent / "index" / name for name in about["parts"]])
+        with pa.memory_map(str(path.parent / about["sizes"])) as source:
+            self._sizes = pa.ipc.open_file(source).read_all()
+
+    def __len__(self) -> int:
+        return int(self._lengths.num_rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path}  # a worker maps the files itself
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"])  # type: ignore[misc]
+
+    @cached_property
+    def lengths(self) -> Lengths:
+        return Lengths(self._numbers("tokens"), self._numbers("patches"))
+
+    @cached_property
+    def supervised(self) -> NDArray[np.int64]:
+        """(K,) supervised tokens"""
+        return self._numbers("supervised")
+
+    @cached_property
+    def image_counts(self) -> NDArray[np.int64]:
+        """(K,) images"""
+        return self._numbers("images")
+
+    @cached_property
+    def squared_patches(self) -> NDArray[np.float64]:
+        """(K,) the squares of the patches of each image, summed over the sample's images.
+
+        Images that were shrunk into a sample's budget are taken as of equal size, which those over its cap are.
+        """
+        patches = self._natural_patches().astype(np.float64)
+        natural, squares = np.zeros((2, self._index.sample_count))
+        for start, _, first_image, (images,) in self._index.sample_batches("images"):
+            numbers, counts = images.values.to_numpy() + first_image, np.diff(images.offsets.to_numpy())
+            owners = np.repeat(np.arange(len(counts)), counts)
+            for sums, values in ((natural, patches), (squares, patches**2)):
+                sums[start : start + len(counts)] = np.bincount(owners, values[numbers], len(counts))
+        samples, own = self._numbers("sample"), self.lengths.patches
+        equal = own.astype(np.float64) ** 2 / np.maximum(self.image_counts, 1)
+        return np.where(natural[samples] == own, squares[samples], equal)
+
+    def costs(self, cost: SampleCost) -> NDArray[np.int64]:
+        """(K,) cost of each sample in millions of FLOPs."""
+        return cost.of(self.lengths, self.squared_patches, self.supervised)
+
+    def _natural_patches(self) -> NDArray[np.int64]:
+        """(I,) patches of each image under the limits per image; 0 where its size is not known."""
+        height, width = (self._sizes.column(name).to_numpy().astype(np.int64) for name in ("height", "width"))
+        distinct, places = np.unique(height << 32 | width, return_inverse=True)
+        sizes = [(size >> 32, size & 0xFFFFFFFF) for size in distinct.tolist()]
+        patches = [math.prod(self.geometry.grid(*self.geometry.resized(*size))) if size[0] else 0 for size in sizes]
+        return np.array(patches, np.int64)[places]
+
+    @cached_property
+    def sources(self) -> NDArray[np.int64]:
+        """(K,) number of each sample's source, never falling"""
+        return self._numbers("source")
+
+    def origin(self, index: int) -> Origin:
+        return self._index.origin(self._sample(index))
+
+    def task(self, index: int) -> str | None:
+        task: str | None = self._index.value("task", self._sample(index)).as_py()
+        return task
+
+    def encoded(self, index: int) -> Encoded:
+        """The sample's ids with one per image, within the budget."""
+        return self._fitted(index).encoded
+
+    def layout(self, index: int) -> Layout:
+        """The sample as the model sees it."""
+        fitted = self._fitted(index)
+        return lay_out(fitted.encoded, fitted.resized, self.geometry, self.origin(index))
+
+    def images(self, index: int) -> list[SizedImage]:
+        """The sample's images in reading order."""
+        numbers = self._index.image_numbers(self._sample(index))
+        sizes = zip(self._measured(numbers), self._fitted(index).resized, strict=True)
+        return [
+            SizedImage(*self._index.image(number), *measured, *resized)
+            for number, (measured, resized) in zip(numbers, sizes, strict=True)
+        ]
+
+    def shown(self, uses: NDArray[np.int64]) -> Iterator[tuple[str, tuple[int, int], int]]:
+        """What a run shows of these samples if it takes each of them ``uses`` (K,) times.
+
+        Yields (location, resized (height, width), how often) of each image and size, in no order. What comes twice is
+        an image that several data files name, or one of which some samples take a smaller size that others have anyway.
+        """
+        natural, sizes, shrunk = self._natural_uses(uses)
+        for start, locations in self._index.location_batches():
+            for number in (start + np.flatnonzero(natural[start : start + len(locations)])).tolist():
+                yield locations[number - start], sizes[number], int(natural[number])
+        for index in shrunk.tolist():
+            for image in self.images(index):
+                yield image.location, (image.resized_height, image.resized_width), int(uses[index])
+
+    def _natural_uses(
+        self, uses: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], list[tuple[int, int]], NDArray[np.int64]]:
+        """(I,) uses of each image at its natural size, that size, and the samples that show smaller ones."""
+        heights, widths = (self._sizes.column(name).to_pylist() for name in ("height", "width"))
+        resized = {
+            size: self.geometry.resized(*size) if size[0] else (0, 0) for size in set(zip(heights, widths, strict=True))
+        }
+        sizes = [resized[size] for size in zip(heights, widths, strict=True)]
+        cost = {size: math.prod(self.geometry.grid(*size)) for size in set(sizes)}
+        patches = np.array([cost[size] for size in sizes], np.int64)
+        places = np.full(self._index.sample_count, -1)
+        places[self._numbers("sample")] = np.arange(len(self))
+        natural, shrunk = np.zeros(len(sizes), np.int64), []
+        for start, _, first_image, (images,) in self._index.sample_batches("images"):
+            taken = places[start : start + len(images)]
+            numbers, counts = images.values.to_numpy() + first_image, np.diff(images.offsets.to_numpy())
+            owners = np.repeat(taken, counts)
+            sums = np.bincount(np.repeat(np.arange(len(taken)), counts), patches[numbers], len(taken))
+            whole = (taken >= 0) & (sums == self.lengths.patches[taken])
+            shrunk.append(taken[(taken >= 0) & ~whole])
+            kept = np.repeat(whole, counts)
+            np.add.at(natural, numbers[kept], uses[owners[kept]])
+        indices = np.concatenate(shrunk) if shrunk else np.empty(0, np.int64)
+        return natural, sizes, indices[uses[indices] > 0]
+
+    def _sample(self, index: int) -> int:
+        sample: int = self._lengths.column("sample")[index].as_py()
+        return sample
+
+    def _measured(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
+        height, width = self._sizes.column("height"), self._sizes.column("width")
+        return [(height[number].as_py(), width[number].as_py()) for number in numbers]
+
+    def _fitted(self, index: int) -> Fitted:
+        sample = self._sample(index)
+        sizes = self._measured(self._index.image_numbers(sample))
+        return fit(stored_encoding(self._index, sample), sizes, self.geometry, self._budget)
+
+    def _numbers(self, column: str) -> NDArray[np.int64]:
+        return np.asarray(self._lengths.column(column).to_numpy(), np.int64)
+
+
+def load_or_build(
+    sources: Sequence[Source],
+    reading: Reading | None,
+    identity: str,
+    cache: Path,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+    *,
+    deep: bool = False,
+) -> tuple[Corpus, Census]:
+    """The corpus of ``sources``: what is known already is taken from the caches, the rest is read and measured.
+
+    Args:
+        sources: the data files.
+        reading: how the model reads samples; None checks records and images without a model, and gives no lengths.
+        identity: what else decides the ids, for example a hash of the tokenizer file.
+        cache: folder of the caches; made if missing.
+        engine: where the work is done; the cores of this machine by default.
+        progress: who is told.
+        deep: decode every image that was not decoded before.
+
+    Returns:
+        The corpus of the good samples and the census of all. Problems are in the census; whether they end the run is
+        the caller's decision.
+
+    Raises:
+        ConfigError: if a data file is missing or cannot be read.
+    """
+    engine, progress = engine or LocalEngine(), progress or Silent()
+    template = None if reading is None else reading.template
+    index = load_or_build_index(sources, template, identity, cache / "index", engine, progress)
+    folder = cache / "corpora"
+    folder.mkdir(exist_ok=True)
+    names = "".join(part.name for part in index.folders)
+    lock = folder / f"{hashlib.sha256(names.encode()).hexdigest()[:20]}.lock"
+    with FileLock(lock):  # the ranks of a run: the first one measures
+        sizes = measure_images(index, HeaderCache(cache), engine, progress, deep=deep)
+        return _bring_together(index, sizes, reading, folder)
+
+
+def _bring_together(index: Index, sizes: Sizes, reading: Reading | None, folder: Path) -> tuple[Corpus, Census]:
+    sizes_name = f"sizes-{sizes.digest}.arrow"
+    about = {
+        "geometry": asdict(reading.geometry if reading else Geometry(1, 1, 1, 1, 1)),
+        "budget": asdict(reading.budget if reading else Budget()),
+        "sizes": sizes_name,
+        "files": [asdict(file) for file in index.files],
+        "parts": [folder.name for folder in index.folders],
+    }
+    key = hashlib.sha256(json.dumps([FORMAT, reading is None, about]).encode()).hexdigest()[:20]
+    path, census_path = folder / f"lengths-{key}.arrow", folder / f"census-{key}.json"
+    if path.exists() and census_path.exists():
+        return Corpus(path), _read_census(census_path)
+    fitting = Fitting(index, sizes, reading)
+    columns = fitting.run()
+    census = fitting.census()
+    _write(folder / sizes_name, sizes.table())
+    _write(path, pa.table(columns, LENGTHS.with_metadata({"about": json.dumps(about)})))
+    _write_census(census_path, census)
+    return Corpus(path), census
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    if path.exists():  # named by its content
+        return
+    with (
+        _replacing(path) as temporary,
+        pa.OSFile(temporary, "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
+        writer.write_table(table.combine_chunks())
+
+
+def _write_census(path: Path, census: Census) -> None:
+    with _replacing(path) as temporary:
+        Path(temporary).write_text(json.dumps(asdict(census)), encoding="utf-8")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[str]:
+    """A temporary name that takes the place of ``path`` at the end: a file is whole or absent, also after a kill."""
+    for left in path.parent.glob(".writing-*"):  # by a process that was killed
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink()
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    os.close(handle)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _read_census(path: Path) -> Census:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("problems", "dropped"):
+        content[name] = [Problem(**{**item, "origin": Origin(**item["origin"])}) for item in content[name]]
+    return Census(**content)

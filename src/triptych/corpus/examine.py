@@ -1,0 +1,199 @@
+"""Examine records: parse, tokenize, find the images. One shard of a data file at a time, in whatever process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from triptych.errors import Problem, SampleError
+from triptych.images import measure
+from triptych.images.geometry import Geometry
+from triptych.sources import records
+from triptych.sources.records import Shard, Source
+from triptych.text.conversation import Conversation, parse
+from triptych.text.layout import Budget
+from triptych.text.template import EncodedMany, Template
+
+SCHEMA = pa.schema(
+    [
+        ("ids", pa.list_(pa.int32())),  # (U,) one id per image
+        ("spans", pa.list_(pa.int32())),  # supervised [start, end) pairs among the U, flat
+        ("slots", pa.list_(pa.int32())),  # (N,) index of each image among the U
+        ("images", pa.list_(pa.int64())),  # (N,) number of each image in the table of images
+        ("supervised", pa.int64()),
+        ("unshown", pa.int32()),  # answers whose thinking the chat template leaves out
+        ("line", pa.int64()),
+        ("task", pa.string()),
+    ]
+)
+"""One row per record that reads well; its images are not looked at yet."""
+
+DIGEST = 16
+"""Bytes of the hash that tells images apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a model reads samples: its markup, its patch arithmetic, and the budgets of the run."""
+
+    template: Template
+    geometry: Geometry
+    budget: Budget
+
+
+@dataclass(slots=True)
+class Census:
+    """What an examination found: counts and every problem, in input order."""
+
+    samples: int = 0
+    """Records seen, good or not."""
+    ok: int = 0
+    shrunk: int = 0
+    """Good samples whose images were made smaller to keep a budget of the sample."""
+    unshown: int = 0
+    """Answers of good samples whose thinking the chat template leaves out, since a later question follows."""
+    problems: list[Problem] = field(default_factory=list)
+    dropped: list[Problem] = field(default_factory=list)
+    """Samples left out because the run says ``too_long: drop``; no error."""
+
+    def plus(self, other: Census) -> Census:
+        """Both together, the other's problems behind these."""
+        return Census(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One shard to examine."""
+
+    source: int
+    """Number of its source."""
+    file: int
+    """Number of its data file, over all sources."""
+    shard: Shard
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What one shard holds. Lines are counted from the start of the shard, images are numbered within it."""
+
+    task: Task
+    count: int
+    """Lines of the shard: what the lines of the next one start from."""
+    records: int
+    """Records seen, good or not."""
+    samples: pa.RecordBatch
+    """Columns of ``SCHEMA``."""
+    names: list[str]
+    """Distinct images in order of first use, as the data names them."""
+    locations: list[str]
+    digests: bytes
+    """Hash of each distinct image's location and name, one after the other."""
+    problems: list[Problem]
+
+
+class Examiner:
+    """Reads a shard and examines its records; travels to other processes."""
+
+    def __init__(self, sources: Sequence[Source], template: Template | None) -> None:
+        """
+        Args:
+            sources: the sources that tasks refer to by number.
+            template: the model's markup; None examines without tokenizing.
+        """
+        self.sources = tuple(sources)
+        self.template = template
+
+    def __call__(self, task: Task) -> Examined:
+        """Examine one shard.
+
+        Raises:
+            ConfigError: if its file cannot be read.
+        """
+        source = self.sources[task.source]
+        elements = records.read(task.shard)
+        conversations: list[Conversation] = []
+        problems: list[Problem] = []
+        for element in elements.records:
+            if isinstance(element, Problem):
+                problems.append(element)
+                continue
+            try:
+                conversations.append(parse(element, source))
+            except SampleError as error:
+                problems.extend(error.problems)
+        table = _Images(source, source.media_root(task.shard.path))
+        numbers = [[table.number(ref) for ref in conversation.images] for conversation in conversations]
+        encoded = self._encode(conversations)
+        return Examined(
+            task=task,
+            count=elements.count,
+            records=sum(element.origin.line > 0 for element in elements.records),
+            samples=_columns(conversations, encoded, numbers),
+            names=table.names,
+            locations=table.locations,
+            digests=b"".join(map(_digest, table.locations, table.names)),
+            problems=problems,
+        )
+
+    def _encode(self, conversations: Sequence[Conversation]) -> EncodedMany:
+        if self.template is not None:
+            return self.template.encode_all(conversations)
+        nothing, bounds = np.empty(0, np.int32), np.zeros(len(conversations) + 1, np.int32)
+        return EncodedMany(nothing, bounds, nothing, bounds, nothing, bounds, np.zeros(len(conversations), np.int32))
+
+
+class _Images:
+    """The distinct images of a shard."""
+
+    def __init__(self, source: Source, media_root: str) -> None:
+        self._source = source
+        self._media_root = media_root
+        self._numbers: dict[records.ImageRef, int] = {}
+        self.names: list[str] = []
+        self.locations: list[str] = []
+
+    def number(self, ref: records.ImageRef) -> int:
+        known = self._numbers.get(ref)
+        if known is not None:
+            return known
+        number = self._numbers[ref] = len(self.names)
+        source = self._source
+        self.names.append(ref.source)
+        self.locations.append(
+            measure.locate(ref, self._media_root, confine=source.confine, allow_remote=source.allow_remote)
+        )
+        return number
+
+
+def _digest(location: str, name: str) -> bytes:
+    return hashlib.blake2b(f"{location}\0{name}".encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest()
+
+
+def _columns(
+    conversations: Sequence[Conversation], encoded: EncodedMany, numbers: Sequence[Sequence[int]]
+) -> pa.RecordBatch:
+    lengths = encoded.spans[1::2] - encoded.spans[::2]
+    running = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+    image_bounds = np.concatenate(([0], np.cumsum([len(item) for item in numbers]))).astype(np.int32)
+    images = np.fromiter(chain.from_iterable(numbers), np.int64, int(image_bounds[-1]))
+    columns = [
+        _lists(encoded.ids, encoded.id_bounds),
+        _lists(encoded.spans, encoded.span_bounds),
+        _lists(encoded.slots, encoded.slot_bounds),
+        _lists(images, image_bounds),
+        pa.array(np.diff(running[encoded.span_bounds // 2])),
+        pa.array(encoded.unshown),
+        pa.array(np.array([conversation.origin.line for conversation in conversations], np.int64)),
+        pa.array([conversation.task for conversation in conversations], pa.string()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def _lists(values: NDArray[np.int32] | NDArray[np.int64], bounds: NDArray[np.int32]) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(bounds), pa.array(values))

@@ -1,0 +1,186 @@
+"""Measure the images of an index: each distinct file once, and never again while it stays as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from triptych.corpus.executor import Engine
+from triptych.corpus.index import Index
+from triptych.corpus.progress import Progress
+from triptych.errors import Code, Problem
+from triptych.images import identity, measure
+from triptych.images.measure import ImageError
+from triptych.images.size_cache import Header, HeaderCache
+from triptych.sources.storage import Stamp
+
+IMAGES_PER_TASK = 64
+REMOTE_AT_ONCE = 32
+"""Requests in flight per worker: a remote header is a wait, not work."""
+STORE_SECONDS = 1.0
+"""What was measured is stored this often; a kill loses no more."""
+
+Outcome = tuple[int, int, Code | None, str]
+"""(height, width, code, message) of one image; the sizes are 0 where there is a code."""
+
+
+@dataclass(slots=True)
+class Sizes:
+    """What is known of the I images of an index."""
+
+    height: NDArray[np.int32]
+    """(I,) px, upright; 0 for an image that cannot be used"""
+    width: NDArray[np.int32]
+    errors: dict[int, ImageError] = field(default_factory=dict)
+    """By the number of the image."""
+
+    @property
+    def bad(self) -> NDArray[np.bool_]:
+        """(I,) whether an image cannot be used"""
+        return np.equal(self.height, 0)
+
+    @property
+    def digest(self) -> str:
+        """Names the content."""
+        digest = hashlib.sha256(self.height.tobytes() + self.width.tobytes())
+        for number in sorted(self.errors):
+            digest.update(f"{number} {self.errors[number].code} {self.errors[number].message}".encode())
+        return digest.hexdigest()[:20]
+
+    def table(self) -> pa.Table:
+        """The sizes as columns."""
+        return pa.table({"height": self.height, "width": self.width})
+
+
+@dataclass(frozen=True, slots=True)
+class Measurer:
+    """Measures some images; travels to other processes."""
+
+    deep: bool
+
+    def __call__(self, locations: Sequence[str]) -> list[Outcome]:
+        """What became of each image."""
+        if not any(map(measure.is_remote, locations)):
+            return [self._one(location) for location in locations]
+        with ThreadPoolExecutor(REMOTE_AT_ONCE) as threads:
+            return list(threads.map(self._one, locations))
+
+    def _one(self, location: str) -> Outcome:
+        from triptych.images import pixels
+
+        try:
+            measured = measure.measure(location)
+            if self.deep:
+                pixels.load_rgb(location)
+        except ImageError as error:
+            return 0, 0, error.code, error.message
+        return measured.height, measured.width, None, ""
+
+
+def measure_images(
+    index: Index, cache: HeaderCache, engine: Engine, progress: Progress, *, deep: bool = False
+) -> Sizes:
+    """The sizes of all images of an index. Local files are looked at to see whether they changed; remote ones that
+    were measured once are taken as unchanged.
+
+    Args:
+        index: its table of images says where they are.
+        cache: what was measured before, by any run; what is measured now is added.
+        engine: where the work is done.
+        progress: who is told.
+        deep: decode every image that was not decoded before.
+    """
+    return _Measuring(index, cache, progress, deep).run(engine)
+
+
+class _Measuring:
+    """Looks images up, hands those that are not known to the engine, and remembers what comes back."""
+
+    def __init__(self, index: Index, cache: HeaderCache, progress: Progress, deep: bool) -> None:
+        self._index = index
+        self._cache = cache
+        self._progress = progress
+        self._deep = deep
+        count = index.image_count
+        self._sizes = Sizes(np.zeros(count, np.int32), np.zeros(count, np.int32))
+        self._tasks: deque[tuple[list[int], list[str], list[Stamp | None]]] = deque()
+        self._waiting: list[tuple[str, Header]] = []
+        self._in_flight: dict[str, list[int]] = {}
+        self._stored = time.monotonic()
+
+    def run(self, engine: Engine) -> Sizes:
+        self._progress.phase("decoding" if self._deep else "measuring", self._index.image_count, "images")
+        try:
+            for outcomes in engine.map(Measurer(self._deep), self._unknown()):
+                numbers, locations, stamps = self._tasks.popleft()
+                for number, location, stamp, outcome in zip(numbers, locations, stamps, outcomes, strict=True):
+                    height, width, code, message = outcome
+                    key = identity.key(location)
+                    if stamp is not None and _lasts(location, code):
+                        self._waiting.append((key, Header(stamp, height, width, code, message, self._deep)))
+                    for asked in [number, *self._in_flight.pop(key)]:
+                        self._take(asked, outcome)
+                self._progress.advance(len(numbers))
+                if time.monotonic() - self._stored > STORE_SECONDS:
+                    self._store()
+        finally:
+            self._store()
+        return self._sizes
+
+    def _unknown(self) -> Iterator[list[str]]:
+        """Locations to measure, some at a time; those that are known are taken on the way."""
+        containers: dict[str, Stamp | None] = {}
+        numbers: list[int] = []
+        locations: list[str] = []
+        stamps: list[Stamp | None] = []
+        for start, found in self._index.location_batches():
+            self._store()  # another data file may name the same images
+            keys = [identity.key(location) for location in found]
+            known = self._cache.lookup(keys)
+            for number, (location, key) in enumerate(zip(found, keys, strict=True), start):
+                stamp = identity.stamp(location, containers)
+                header = known.get(key)
+                if header is not None and header.stamp == stamp and (header.decoded or not self._deep or header.code):
+                    self._take(number, (header.height, header.width, header.code, header.message))
+                    self._progress.advance(1)
+                    continue
+                if key in self._in_flight:
+                    self._in_flight[key].append(number)
+                    self._progress.advance(1)
+                    continue
+                self._in_flight[key] = []
+                numbers.append(number)
+                locations.append(location)
+                stamps.append(stamp)
+                if len(numbers) == IMAGES_PER_TASK:
+                    self._tasks.append((numbers, locations, stamps))
+                    yield locations
+                    numbers, locations, stamps = [], [], []
+        if numbers:
+            self._tasks.append((numbers, locations, stamps))
+            yield locations
+
+    def _take(self, number: int, outcome: Outcome) -> None:
+        height, width, code, message = outcome
+        self._sizes.height[number], self._sizes.width[number] = height, width
+        if code is not None:
+            self._sizes.errors[number] = ImageError(code, message)
+            self._progress.found(Problem(code, self._index.origin(self._index.first_user(number)), message))
+
+    def _store(self) -> None:
+        self._cache.store(self._waiting)
+        self._waiting = []
+        self._stored = time.monotonic()
+
+
+def _lasts(location: str, code: Code | None) -> bool:
+    """Whether an outcome holds as long as the file: a network that failed today may work tomorrow."""
+    return not location.startswith(measure.REFUSED) and (code is None or not measure.is_remote(location))

@@ -1,0 +1,250 @@
+"""The index on disk: for each data file, the text of every readable record and the table of its images, in Arrow.
+
+It depends on the data files, the tokenizer and the markup; neither on pixel limits nor on what the images hold. So
+other limits, or a mended image, leave it as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock
+
+from triptych.corpus.examine import Examiner, Task
+from triptych.corpus.executor import Engine
+from triptych.corpus.index_writer import ABOUT, PartWriter
+from triptych.corpus.progress import Progress
+from triptych.errors import Origin, Problem
+from triptych.sources import records, storage
+from triptych.sources.records import Source
+from triptych.text.template import Template
+
+FORMAT = 4
+"""Raised when the columns or the meaning of one change: older indexes are then built anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """One data file of a run."""
+
+    source: int
+    """Number of its source."""
+    path: str
+
+
+class Part:
+    """What is indexed of one data file."""
+
+    def __init__(self, folder: Path) -> None:
+        """Memory-map it; costs no memory per sample."""
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        self.records: int = about["records"]
+        """Records seen, good or not."""
+        self.problems = [(item["line"], item["code"], item["message"], item["turn"]) for item in about["problems"]]
+        self.samples = _map(folder / "samples.arrow")
+        self.images = _map(folder / "images.arrow")
+
+
+def _map(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+class Index:
+    """All data files of a run, one after the other: S samples, I images (distinct within a file)."""
+
+    def __init__(self, files: Sequence[DataFile], folders: Sequence[Path]) -> None:
+        self.files = list(files)
+        self.folders = list(folders)
+        opened = {folder: Part(folder) for folder in dict.fromkeys(folders)}
+        self._parts = [opened[folder] for folder in folders]
+        self._starts = np.cumsum([0, *(part.samples.num_rows for part in self._parts)])
+        self._image_starts = np.cumsum([0, *(part.images.num_rows for part in self._parts)])
+
+    @property
+    def image_count(self) -> int:
+        """I"""
+        return int(self._image_starts[-1])
+
+    @property
+    def sample_count(self) -> int:
+        """S"""
+        return int(self._starts[-1])
+
+    @property
+    def records(self) -> int:
+        """Records seen, good or not."""
+        return sum(part.records for part in self._parts)
+
+    @cached_property
+    def problems(self) -> list[tuple[int, Problem]]:
+        """(number of the data file, problem) of records that do not read, in input order; images are not known here."""
+        return [
+            (number, Problem(code, Origin(file.path, line), message, turn=turn))
+            for number, (file, part) in enumerate(zip(self.files, self._parts, strict=True))
+            for line, code, message, turn in part.problems
+        ]
+
+    def file_of(self, sample: int) -> int:
+        """Number of the data file that a sample stands in."""
+        return int(np.searchsorted(self._starts, sample, side="right")) - 1
+
+    def origin(self, sample: int) -> Origin:
+        """Where a sample came from."""
+        return Origin(self.files[self.file_of(sample)].path, self.value("line", sample).as_py())
+
+    def value(self, column: str, sample: int) -> pa.Scalar:
+        """One cell of ``SCHEMA``; images are numbered within the file, see ``image_numbers``."""
+        file = self.file_of(sample)
+        return self._parts[file].samples.column(column)[sample - int(self._starts[file])]
+
+    def image_numbers(self, sample: int) -> list[int]:
+        """The images of a sample in reading order, numbered over the whole index."""
+        start = int(self._image_starts[self.file_of(sample)])
+        return [start + number for number in self.value("images", sample).as_py()]
+
+    def image(self, number: int) -> tuple[str, str]:
+        """(name, location) of an image."""
+        file = int(np.searchsorted(self._image_starts, number, side="right")) - 1
+        table, row = self._parts[file].images, number - int(self._image_starts[file])
+        return table.column("name")[row].as_py(), table.column("location")[row].as_py()
+
+    def first_user(self, number: int) -> int:
+        """The first sample that uses an image."""
+        file = int(np.searchsorted(self._image_starts, number, side="right")) - 1
+        first: int = self._parts[file].images.column("first")[number - int(self._image_starts[file])].as_py()
+        return int(self._starts[file]) + first
+
+    def sample_batches(self, *columns: str) -> Iterator[tuple[int, int, int, list[Any]]]:
+        """(first sample, number of the data file, first image of the file, columns) piece by piece."""
+        for file, part in enumerate(self._parts):
+            start = int(self._starts[file])
+            for batch in part.samples.select(list(columns)).to_batches():
+                yield start, file, int(self._image_starts[file]), [batch.column(name) for name in columns]
+                start += len(batch)
+
+    def location_batches(self) -> Iterator[tuple[int, list[str]]]:
+        """(first image, locations) piece by piece."""
+        for file, part in enumerate(self._parts):
+            start = int(self._image_starts[file])
+            for batch in part.images.select(["location"]).to_batches():
+                yield start, batch.column(0).to_pylist()
+                start += len(batch)
+
+
+def load_or_build_index(
+    sources: Sequence[Source],
+    template: Template | None,
+    identity: str,
+    folder: Path,
+    engine: Engine,
+    progress: Progress,
+) -> Index:
+    """The index of ``sources``: data files that did not change come from ``folder``, the others are read.
+
+    Whoever comes second while one is being built waits and takes it. A part is whole or absent, also after a kill.
+
+    Args:
+        sources: the data files.
+        template: the model's markup; None for an index without ids.
+        identity: what else decides the ids, for example a hash of the tokenizer file.
+        folder: where indexes are kept; made if missing.
+        engine: where the work is done.
+        progress: who is told.
+
+    Raises:
+        ConfigError: if a data file is missing or cannot be read.
+    """
+    files = [DataFile(number, path) for number, source in enumerate(sources) for path in source.files()]
+    folders = [folder / _part_key(sources[file.source], file.path, template, identity) for file in files]
+    folder.mkdir(parents=True, exist_ok=True)
+    if not all(target.exists() for target in folders):
+        names = "".join(target.name for target in folders)
+        lock = folder / f"{hashlib.sha256(names.encode()).hexdigest()[:20]}.lock"
+        with FileLock(lock):
+            _build(sources, files, folders, template, lock, engine, progress)
+    return Index(files, folders)
+
+
+def _part_key(source: Source, path: str, template: Template | None, identity: str) -> str:
+    """Name of a part: a hash of the data file (path, size, mtime) and of everything that decides the ids."""
+    root = source.media_root(path)
+    tar = root.endswith(".tar") and (source.allow_remote or not storage.is_remote(root))
+    described = [
+        FORMAT,
+        identity,
+        template is not None and repr(template.style),
+        _canonical(path),
+        storage.stamp(path),
+        _canonical(root),
+        storage.stamp(root) if tar else None,
+        source.confine,
+        source.allow_remote,
+        sorted(source.columns.items()),
+        sorted(source.tags.items()),
+    ]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:20]
+
+
+def _canonical(path: str) -> str:
+    return path if storage.is_remote(path) else os.path.abspath(path)
+
+
+def _build(
+    sources: Sequence[Source],
+    files: Sequence[DataFile],
+    folders: Sequence[Path],
+    template: Template | None,
+    lock: Path,
+    engine: Engine,
+    progress: Progress,
+) -> None:
+    """Build the parts that are missing, all at once, each put in place as it is finished."""
+    for left in lock.parent.glob(f".{lock.stem}-*"):  # of a build that was killed: its lock is ours now
+        shutil.rmtree(left, ignore_errors=True)
+    missing = [number for number, target in enumerate(folders) if not target.exists()]
+    missing = list({folders[number]: number for number in reversed(missing)}.values())[::-1]
+    progress.phase("reading", sum((storage.stamp(files[number].path) or (0, 0))[0] for number in missing), "bytes")
+    building = Path(tempfile.mkdtemp(prefix=f".{lock.stem}-", dir=lock.parent))
+    waiting = list(missing)
+    writer: PartWriter | None = None
+
+    def finish(up_to: int | None) -> None:
+        """Put in place what is complete: files come in order, and one may hold no shard."""
+        nonlocal writer
+        while waiting and waiting[0] != up_to:
+            done = writer or PartWriter(building, progress)
+            done.close()
+            _put_in_place(done.folder, folders[waiting.pop(0)])
+            writer = None
+
+    try:
+        tasks = (
+            Task(files[number].source, number, shard) for number in missing for shard in records.cut(files[number].path)
+        )
+        for examined in engine.map(Examiner(sources, template), tasks):
+            finish(examined.task.file)
+            writer = writer or PartWriter(building, progress)
+            writer.add(examined)
+        finish(None)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _put_in_place(built: Path, target: Path) -> None:
+    try:
+        built.rename(target)
+    except OSError:
+        if not target.exists():  # else another run has built the same
+            raise

@@ -1,0 +1,153 @@
+"""Lengths from an index, the sizes of its images and the limits of a run: integers, and what is over a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from triptych.corpus.examine import Census, Reading
+from triptych.corpus.image_sizes import Sizes
+from triptych.corpus.index import Index
+from triptych.errors import Problem
+from triptych.images.measure import ImageError
+from triptych.text.layout import TooLongError, fit
+from triptych.text.template import Encoded, targets
+
+LENGTHS = pa.schema(
+    [
+        ("sample", pa.int64()),  # number in the index
+        ("source", pa.int32()),
+        ("images", pa.int32()),
+        ("tokens", pa.int64()),
+        ("patches", pa.int64()),
+        ("supervised", pa.int64()),
+    ]
+)
+"""One row per good sample."""
+
+
+def stored_encoding(index: Index, sample: int) -> Encoded:
+    """The ids of a sample with one per image, as its text asks for."""
+    ids, spans, slots = (index.value(name, sample).values.to_numpy() for name in ("ids", "spans", "slots"))
+    return Encoded(ids, targets(spans, len(ids)), slots)
+
+
+@dataclass(slots=True)
+class Fitting:
+    """Sums up each sample's tokens; only those over a budget are looked at one by one."""
+
+    index: Index
+    sizes: Sizes
+    reading: Reading | None
+    found: list[tuple[int, Problem]] = field(default_factory=list)
+    dropped: list[Problem] = field(default_factory=list)
+    shrunk: int = 0
+    unshown: int = 0
+    ok: int = 0
+
+    def run(self) -> list[pa.Array]:
+        """The columns of ``LENGTHS``."""
+        image_tokens = self._natural_tokens()
+        columns: list[list[NDArray[Any]]] = [[np.empty(0, kind.type.to_pandas_dtype())] for kind in LENGTHS]
+        for start, file, first_image, (images, ids, supervised, unshown) in self.index.sample_batches(
+            "images", "ids", "supervised", "unshown"
+        ):
+            numbers, offsets = images.values.to_numpy() + first_image, images.offsets.to_numpy()
+            counts = np.diff(offsets)
+            pixels = _sums(image_tokens[numbers], offsets)
+            text = np.diff(ids.offsets.to_numpy()) - (counts if self.reading else 0)
+            targets = supervised.to_numpy().copy()
+            good = _sums(self.sizes.bad[numbers], offsets) == 0
+            for place in np.flatnonzero(~good).tolist():
+                self._report_images(start + place, numbers[offsets[place] : offsets[place + 1]])
+            for place in np.flatnonzero(good & self._over(text, pixels)).tolist():
+                found = self._fit(start + place, numbers[offsets[place] : offsets[place + 1]])
+                if found is None:
+                    good[place] = False
+                else:
+                    text[place], pixels[place], targets[place] = found
+            self.ok += int(good.sum())
+            self.unshown += int(unshown.to_numpy()[good].sum())
+            merge = self.reading.geometry.merge_size if self.reading else 1
+            values = (
+                np.arange(start, start + len(good)),
+                np.full(len(good), self.index.files[file].source),
+                counts,
+                text + pixels,
+                pixels * merge**2,
+                targets,
+            )
+            for column, value in zip(columns, values, strict=True):
+                column.append(value[good])
+        return [pa.array(np.concatenate(column), kind.type) for column, kind in zip(columns, LENGTHS, strict=True)]
+
+    def census(self) -> Census:
+        """What was found, in input order."""
+
+        def place(item: tuple[int, Problem]) -> tuple[int, float]:
+            number, problem = item
+            return number, problem.origin.line or np.inf  # what concerns a file as a whole comes behind its records
+
+        problems = [problem for _, problem in sorted([*self.index.problems, *self.found], key=place)]
+        return Census(self.index.records, self.ok, self.shrunk, self.unshown, problems, self.dropped)
+
+    def _natural_tokens(self) -> NDArray[np.int64]:
+        """(I,) tokens of each image under the limits per image; the arithmetic runs once per distinct size."""
+        if self.reading is None:
+            return np.zeros(len(self.sizes.bad), np.int64)
+        geometry = self.reading.geometry
+        packed = self.sizes.height.astype(np.int64) << 32 | self.sizes.width
+        distinct, inverse = np.unique(packed, return_inverse=True)
+        tokens = [
+            geometry.tokens(*geometry.resized(size >> 32, size & 0xFFFFFFFF)) if size else 0
+            for size in distinct.tolist()
+        ]
+        return np.array(tokens, np.int64)[inverse]
+
+    def _over(self, text: NDArray[np.int64], pixels: NDArray[np.int64]) -> NDArray[np.bool_]:
+        over = np.zeros(len(text), np.bool_)
+        if self.reading is not None:
+            budget = self.reading.budget
+            if budget.image_tokens is not None:
+                over |= pixels > budget.image_tokens
+            if budget.max_tokens is not None:
+                over |= text + pixels > budget.max_tokens
+        return over
+
+    def _fit(self, sample: int, numbers: NDArray[np.int64]) -> tuple[int, int, int] | None:
+        """(text tokens, image tokens, targets) of a sample over its budget, None if nothing helps."""
+        assert self.reading is not None
+        encoded = stored_encoding(self.index, sample)
+        measured = list(zip(self.sizes.height[numbers].tolist(), self.sizes.width[numbers].tolist(), strict=True))
+        try:
+            fitted = fit(encoded, measured, self.reading.geometry, self.reading.budget)
+        except TooLongError as error:
+            drops = self.reading.budget.too_long == "drop"
+            problem = Problem("too-long", self.index.origin(sample), str(error))
+            if drops:
+                self.dropped.append(problem)
+            else:
+                self.found.append((self.index.file_of(sample), problem))
+            return None
+        self.shrunk += fitted.shrunk
+        tokens = sum(self.reading.geometry.tokens(*size) for size in fitted.resized)
+        return len(fitted.encoded.ids) - len(measured), tokens, int(fitted.encoded.supervised.sum())
+
+    def _report_images(self, sample: int, numbers: NDArray[np.int64]) -> None:
+        origin = self.index.origin(sample)
+        for place, number in enumerate(numbers.tolist(), 1):
+            error: ImageError | None = self.sizes.errors.get(number)
+            if error is not None:
+                problem = Problem(error.code, origin, error.message, image=place)
+                self.found.append((self.index.file_of(sample), problem))
+
+
+def _sums(values: NDArray[Any], offsets: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Sum of each list that ``offsets`` bound; a list may be empty."""
+    running = np.concatenate(([0], np.cumsum(values, dtype=np.int64)))
+    result: NDArray[np.int64] = running[offsets[1:]] - running[offsets[:-1]]
+    return result

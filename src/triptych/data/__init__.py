@@ -1,1 +1,0 @@
-"""From data files to rows; no torch up to ``batch``."""

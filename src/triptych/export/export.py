@@ -1,0 +1,321 @@
+"""``triptych export``: merge, save, read back, prove equal, say how to serve; upload if asked."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from transformers import PreTrainedModel
+
+from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.errors import ConfigError, DataError, ModelError
+from triptych.export import claims, serving
+from triptych.export.claims import PROOF, Expected, Proof, ProofError, Step
+from triptych.export.hub import check_push, push_folder
+from triptych.export.model_card import CARD, write_card
+from triptych.export.proof_samples import Witness, roomy_device
+from triptych.family.family import ModelFiles, read_model_files
+from triptych.images.geometry import Geometry
+from triptych.images.size_cache import cache_folder
+from triptych.model.loading import ProcessorFiles, choose_precision, load_model
+from triptych.model.trained import ADAPTER_CONFIG, frozen_names, merged, quiet_loading, released_dtype, reload
+from triptych.run import console as terminal
+from triptych.run import run_file
+from triptych.run.prepare import SPLITS, Split, make_reading
+from triptych.run.settings import RunSettings
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+RUN_FILE = "run.yaml"
+SAMPLES = 4
+VERSIONS = ("triptych", "torch", "transformers", "peft", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedRun:
+    """A trained folder and everything of its run that exporting needs."""
+
+    folder: Path
+    settings: RunSettings
+    files: ModelFiles
+    base: Path
+    """Folder of the base's weights."""
+    geometry: Geometry
+    """With the pixel limits of the run."""
+    corpora: dict[Split, Corpus]
+    shrunk: bool
+    """Whether pictures were made smaller to keep a budget of their sample."""
+
+    @property
+    def witnesses(self) -> Corpus:
+        """The samples that the proof takes: held out, where there are any."""
+        return self.corpora.get("eval", self.corpora["train"])
+
+
+def export(
+    folder: Path,
+    out: Path,
+    console: Console,
+    *,
+    dtype: str = "auto",
+    samples: int = SAMPLES,
+    push: str | None = None,
+    check: bool = False,
+    api: Any = None,
+) -> Proof:
+    """Write the trained model in ``folder`` to ``out`` as one that transformers and servers load, and prove it.
+
+    Args:
+        folder: a checkpoint, or the final model of a run; it holds ``run.yaml``.
+        out: folder to write to; new or empty.
+        console: where to say what is found.
+        dtype: precision to save in; ``auto`` takes that of the base's files, or under ``check`` that of ``out``.
+        samples: how many samples' logits are compared.
+        push: name on the hub to upload to, once proved.
+        check: prove the existing ``out``, and write nothing.
+        api: client of the hub; transformers' own by default.
+
+    Raises:
+        ConfigError: if ``folder`` is no trained folder, ``out`` is not as needed, or the hub cannot be reached.
+        ModelError: if a model cannot be loaded.
+        DataError: if the run's data is no longer there.
+        ProofError: with the first tensor or sample that is not as it must be.
+    """
+    _check_target(out, check)
+    if push is not None:
+        api = check_push(push, api)
+    with quiet_loading():
+        run = open_run(folder, console)
+        chosen = DTYPES[dtype] if dtype != "auto" else released_dtype(out if check else run.base)
+        model = _merge(run, chosen)
+        if not check:
+            _save(model, run, out)
+            console.print(f"written: {out}, {_short(chosen)}", markup=False)
+        result = prove(run, model, out, chosen, samples)
+    _show(result, console)
+    if not check:
+        (out / PROOF).write_text(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if not result.holds:
+        failed = result.steps[-1]
+        raise ProofError(f"{out} is not proved: {failed.claim}: {failed.found}")
+    if not check:
+        write_card(out / CARD, push or str(out), run, result, run_demands(run))
+    _show_serving(str(out), run, console)
+    if push is not None:
+        console.print(push_folder(api, out, push), markup=False)
+    return result
+
+
+def _check_target(out: Path, check: bool) -> None:
+    if check:
+        if not (out / "config.json").exists():
+            raise ConfigError(f"--check: {out} holds no exported model; export one with --to {shlex.quote(str(out))}")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is not empty; remove it, choose another folder, or prove it anew with --check")
+
+
+def open_run(folder: Path, console: Console) -> TrainedRun:
+    """Read the run file in a trained folder, the base's small files, and the samples.
+
+    Raises:
+        ConfigError: if there is no run file, or it names data that is gone.
+        ModelError: if the base cannot be used.
+        DataError: if no good sample is left.
+    """
+    if not (folder / RUN_FILE).exists():
+        raise ConfigError(f"{folder} holds no {RUN_FILE}: name a checkpoint, or the folder `final` of a run")
+    settings = run_file.load(folder / RUN_FILE)
+    files = read_model_files(settings.model.path)
+    reading = make_reading(files, settings)
+    corpora: dict[Split, Corpus] = {}
+    shrunk = False
+    for split in SPLITS:
+        sources = settings.sources(split)
+        if not sources:
+            continue
+        with terminal.watching(f"data.{split}", console) as progress:
+            corpus, census = load_or_build(sources, reading, files.text_hash(), cache_folder(), progress=progress)
+        if not len(corpus):
+            raise DataError(census.problems or census.dropped, f"no good sample is left in data.{split}")
+        corpora[split] = corpus
+        shrunk = shrunk or census.shrunk > 0
+    return TrainedRun(folder, settings, files, _weights_folder(settings.model.path), reading.geometry, corpora, shrunk)
+
+
+def _weights_folder(path: str) -> Path:
+    """The folder of a model's weights; from the hub, they are loaded if need be."""
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(path, allow_patterns=["*.safetensors", "*.json"]))
+
+
+def _merge(run: TrainedRun, dtype: torch.dtype) -> PreTrainedModel:
+    model = merged(run.settings.model, run.folder, dtype)
+    model.config.use_cache = True  # training turned it off
+    for name in model.config.sub_configs:
+        getattr(model.config, name).dtype = dtype  # else they go on naming the precision of training
+    return model
+
+
+def _save(model: PreTrainedModel, run: TrainedRun, out: Path) -> None:
+    model.save_pretrained(out)
+    extra = {RUN_FILE: run_file.to_yaml(run.settings)}
+    ProcessorFiles(run.files, run.geometry, extra).save_pretrained(out)
+
+
+def prove(run: TrainedRun, model: PreTrainedModel, out: Path, dtype: torch.dtype, samples: int) -> Proof:
+    """Examine ``out`` claim by claim, up to the first that does not hold.
+
+    Args:
+        run: the run that ``out`` is an export of.
+        model: its weights merged anew, in ``dtype``, in main memory.
+        out: the exported folder; read only.
+        dtype: precision of the export.
+        samples: how many samples' logits are compared.
+    """
+    precision = choose_precision(run.settings.model)
+    result = Proof(str(run.folder), run.settings.model.path, _short(dtype), _short(precision), versions=_versions())
+    claims = _Claims(run, model, out, dtype, samples, result)
+    for examine in (
+        claims.names,
+        claims.reading,
+        claims.weights,
+        claims.changes,
+        claims.merge,
+        claims.logits,
+        claims.answer,
+    ):
+        try:
+            result.steps.append(Step(examine.__name__, True, examine()))
+        except (ProofError, ModelError) as error:  # a damaged file cannot be read
+            result.steps.append(Step(examine.__name__, False, str(error)))
+            break
+    return result
+
+
+class _Claims:
+    """The claims about an exported folder, in the order in which they are examined.
+
+    Each returns what it found and raises ``ProofError`` where it does not hold; later ones use what earlier ones read.
+    """
+
+    def __init__(
+        self, run: TrainedRun, model: PreTrainedModel, out: Path, dtype: torch.dtype, samples: int, result: Proof
+    ) -> None:
+        self.run = run
+        self.model = model
+        self.out = out
+        self.dtype = dtype
+        self.result = result
+        self.witness = Witness(
+            run.witnesses,
+            run.files.template(),
+            run.files,
+            samples=samples,
+            max_new_tokens=run.settings.eval.max_new_tokens,
+            device=roomy_device(model.num_parameters()),
+        )
+        self._read: PreTrainedModel | None = None
+        self._answers: list[str] = []
+
+    @property
+    def read(self) -> PreTrainedModel:
+        """The export as a server loads it; read once."""
+        if self._read is None:
+            self._read = reload(self.out)
+        return self._read
+
+    def names(self) -> str:
+        return claims.check_names(self.run.base, self.out, self.model)
+
+    def reading(self) -> str:
+        return claims.check_reading(read_model_files(str(self.out)), self.run.files, self.run.geometry)
+
+    def weights(self) -> str:
+        return claims.check_weights(self.model, self.read)
+
+    def changes(self) -> str:
+        settings, family = self.run.settings.model, self.run.files.family
+        base = load_model(settings.model_copy(update={"attention": "auto"}), dtype=torch.float32)
+        found, self.result.parts = claims.check_changes(base, self.read, family, frozen_names(base, family, settings))
+        return found
+
+    def merge(self) -> str:
+        if not (self.run.folder / ADAPTER_CONFIG).exists():
+            return "nothing to merge: the weights are the trained ones"
+        full = torch.float32
+        expected = self._expected(full, full)
+        whole = merged(self.run.settings.model, self.run.folder, full).to(self.witness.device)  # type: ignore[arg-type]
+        return claims.check_merge(expected, self.witness.logits(whole))
+
+    def logits(self) -> str:
+        expected = self._expected(choose_precision(self.run.settings.model), self.dtype)
+        (meant, meant_answer), (found, found_answer) = (self.witness.ask(model) for model in (self.model, self.read))
+        self._answers = [meant_answer, found_answer]
+        self.result.prompt, self.result.tolerance = self.witness.asked, expected.tolerance
+        said, self.result.samples = claims.check_logits(expected, meant, found)
+        return said
+
+    def answer(self) -> str:
+        meant, self.result.answer = self._answers
+        return claims.check_answer(meant, self.result.answer)
+
+    def _expected(self, precision: torch.dtype, dtype: torch.dtype) -> Expected:
+        return self.witness.expected(self.run.settings.model, self.run.folder, self.run.files, precision, dtype)
+
+
+def _show(result: Proof, console: Console) -> None:
+    if result.parts:
+        rows = [
+            [p.part, f"{p.parameters:,}", f"{p.tensors}", f"{p.frozen}", f"{p.changed}", f"{p.largest:.2g}"]
+            for p in result.parts
+        ]
+        columns = ("part", "parameters", "tensors", "frozen", "changed", "largest change")
+        console.print(terminal.table("Against the base", columns, rows))
+    table = Table(title=f"Proof, {result.dtype}", title_justify="left", title_style="bold")
+    for name in ("claim", "holds", "found"):
+        table.add_column(name, overflow="fold")
+    for step in result.steps:
+        table.add_row(step.claim, "yes" if step.holds else "NO", Text(step.found))
+    console.print(table)
+
+
+def _show_serving(target: str, run: TrainedRun, console: Console) -> None:
+    wanted = run_demands(run)
+    lines = [serving.vllm(target, wanted), serving.transformers(target), serving.chat(target, wanted)]
+    console.print("\n".join(["Serve it:", *lines]), markup=False, soft_wrap=True)
+
+
+def run_demands(run: TrainedRun) -> serving.Demands:
+    """What the samples of a run ask of a server."""
+    return serving.demands(
+        run.corpora.values(),
+        run.files.template(),
+        run.geometry,
+        run.files.config,
+        new_tokens=run.settings.eval.max_new_tokens,
+        shrunk=run.shrunk,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a folder, or without adapters
+            continue
+    return found
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

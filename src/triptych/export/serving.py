@@ -1,0 +1,133 @@
+"""The commands that serve an exported folder, with the numbers that its data asks for."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from triptych.corpus.corpus import Corpus
+from triptych.images.geometry import Geometry
+from triptych.text.template import Template
+
+LOOKED_AT = 2_000
+"""Samples of each split whose answers are looked at for thoughts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """What the samples of a run ask of a server."""
+
+    images: int
+    """Most images of a sample."""
+    tokens: int
+    """Longest sample as a server sees it, tokens: with its pictures at the limits per picture."""
+    new_tokens: int
+    """Longest answer, tokens."""
+    shrunk: bool
+    """Whether the run made pictures smaller than that to keep a budget of the sample; a server does not."""
+    context: int | None
+    """Longest sequence that the model's positions allow, tokens."""
+    skip_thinking: bool
+    """Whether prompts must be told to leave thinking out, since no answer that was learned has any."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest prompt and its answer."""
+        return (
+            self.tokens + self.new_tokens if self.context is None else min(self.tokens + self.new_tokens, self.context)
+        )
+
+
+def demands(
+    corpora: Collection[Corpus],
+    template: Template,
+    geometry: Geometry,
+    config: dict[str, Any],
+    *,
+    new_tokens: int,
+    shrunk: bool,
+) -> Demands:
+    """What the samples of ``corpora`` ask of a server.
+
+    Where budgets of the sample made pictures smaller, their tokens at a server are not known without measuring anew;
+    then every picture counts as many as ``geometry`` allows one.
+    """
+    images = tokens = 0
+    largest = geometry.max_pixels // geometry.factor**2
+    for corpus in corpora:
+        lengths = corpus.lengths.tokens
+        if shrunk:
+            seen = corpus.lengths.patches // geometry.merge_size**2
+            lengths = lengths - seen + np.maximum(seen, corpus.image_counts * largest)
+        tokens = max(tokens, int(lengths.max()))
+        images = max(images, int(corpus.image_counts.max()))
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    context = (text or config).get("max_position_embeddings")
+    return Demands(images, tokens, new_tokens, shrunk, context, _skip_thinking(corpora, template))
+
+
+def _skip_thinking(corpora: Iterable[Corpus], template: Template) -> bool:
+    if not (template.style.skips_thinking and template.style.thinks_by_default):
+        return False
+    looked_at = (corpus.encoded(index) for corpus in corpora for index in range(min(len(corpus), LOOKED_AT)))
+    return not any(map(template.thinks, looked_at))
+
+
+def vllm(target: str, wanted: Demands) -> str:
+    """``vllm serve`` of a folder or hub name."""
+    lines = [f"vllm serve {shlex.quote(target)}"]
+    if wanted.images:
+        # Room for videos, which these models also take, would cost the server memory.
+        lines.append(f"--limit-mm-per-prompt '{json.dumps({'image': wanted.images, 'video': 0})}'")
+    lines.append(f"--max-model-len {wanted.length}")
+    if wanted.skip_thinking:
+        lines.append(f"--default-chat-template-kwargs '{json.dumps({'enable_thinking': False})}'")
+    return " \\\n  ".join(lines)
+
+
+def transformers(target: str) -> str:
+    """``transformers serve`` of a folder or hub name."""
+    return f"transformers serve {shlex.quote(target)}"
+
+
+def chat(target: str, wanted: Demands) -> str:
+    """``triptych chat`` with a folder or hub name."""
+    return f"triptych chat {shlex.quote(target)}{' --no-thinking' if wanted.skip_thinking else ''}"
+
+
+def pixel_limits(geometry: Geometry) -> str:
+    """The option that makes vLLM use other pixel limits than those in the folder."""
+    limits = {"min_pixels": geometry.min_pixels, "max_pixels": geometry.max_pixels}
+    return f"--mm-processor-kwargs '{json.dumps(limits)}'"
+
+
+def notes(wanted: Demands, geometry: Geometry) -> list[str]:
+    """What whoever serves the model should know, in sentences."""
+    found = [
+        f"The folder's processor files hold the pixel limits of training ({geometry.min_pixels:,} to "
+        f"{geometry.max_pixels:,} px per picture); vLLM and transformers read them from there. To change them for one "
+        f"server of vLLM: `{pixel_limits(geometry)}`."
+    ]
+    if wanted.skip_thinking:
+        found.append(
+            "By itself, the chat template lets an answer begin with a thought. Those that were learned have none, "
+            "so prompts must leave it out: `enable_thinking=False` for the template, or in each request "
+            '`"chat_template_kwargs": {"enable_thinking": false}`.'
+        )
+    if wanted.shrunk:
+        found.append(
+            "In training, pictures of long samples were made smaller to keep the sample within its budget. A server "
+            "takes every picture at the limit per picture: send such pictures already small, or lower `max_pixels`. "
+            "`--max-model-len` counts every picture at that limit."
+        )
+    if wanted.context is not None and wanted.tokens + wanted.new_tokens > wanted.context:
+        found.append(
+            f"The longest sample and its answer would take {wanted.tokens + wanted.new_tokens:,} tokens; the model's "
+            f"positions end at {wanted.context:,}."
+        )
+    return found

@@ -1,0 +1,168 @@
+"""How the families differ, in one table, and what a model folder says before any weight is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triptych.errors import ModelError
+from triptych.images.geometry import Geometry
+from triptych.text.chat_template import ChatStyle, ChatTemplate, read_chat_template
+from triptych.text.template import Template
+from triptych.text.template_check import verify
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What Triptych must know of a family beyond what its config files say."""
+
+    name: str
+    style: ChatStyle
+    """What the released chat template does; used where a model folder holds no template of its own."""
+    vision: str = "model.visual"
+    """Name of the vision tower inside the model; the merger is inside it."""
+    merger: tuple[str, ...] = ("model.visual.merger",)
+    """Names of the projector's modules inside the model."""
+    recurrent: bool = False
+    """Whether some language layers carry a state from token to token, instead of attending."""
+
+
+# The mergers of inner tower layers, whose outputs go into the first language layers, beside the last one.
+DEEPSTACK = ("model.visual.merger", "model.visual.deepstack_merger_list")
+THINKING = ChatStyle(thinking="last", skips_thinking=True, thinks_by_default=True, trims=True, answers_tools=True)
+
+# A new family is a row here, keyed by the `model_type` of its config.json.
+FAMILIES: dict[str, Family] = {
+    "qwen2_vl": Family(
+        name="Qwen2-VL",
+        style=ChatStyle(default_system="You are a helpful assistant."),
+    ),
+    "qwen2_5_vl": Family(
+        name="Qwen2.5-VL",
+        style=ChatStyle(default_system="You are a helpful assistant."),
+    ),
+    "qwen3_vl": Family(name="Qwen3-VL", style=ChatStyle(), merger=DEEPSTACK),
+    "qwen3_vl_moe": Family(name="Qwen3-VL-MoE", style=ChatStyle(), merger=DEEPSTACK),
+    "qwen3_5": Family(name="Qwen3.5", style=THINKING, recurrent=True),
+    "qwen3_5_moe": Family(name="Qwen3.5-MoE", style=THINKING, recurrent=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model folder, read up to its weights."""
+
+    folder: Path
+    family: Family
+    geometry: Geometry
+    """With the pixel limits that the model was released with."""
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    config: dict[str, Any]
+    """Content of ``config.json``."""
+    chat_template: ChatTemplate | None
+    """None where the folder has none; then the family's released style is used."""
+
+    @property
+    def style(self) -> ChatStyle:
+        """What its chat template does."""
+        return self.family.style if self.chat_template is None else self.chat_template.style()
+
+    def template(self) -> Template:
+        """How it renders and tokenizes conversations.
+
+        Raises:
+            ModelError: if the tokenizer cannot be used, or its chat template does what Triptych cannot.
+        """
+        template = Template.from_file(self.folder / "tokenizer.json", self.style)
+        if self.chat_template is not None:
+            verify(template, self.chat_template)
+        return template
+
+    def text_hash(self) -> str:
+        """Names, in keys of indexes, what decides about ids: the tokenizer and the style of the chat template."""
+        digest = hashlib.sha256((self.folder / "tokenizer.json").read_bytes())
+        digest.update(repr(self.style).encode())
+        return digest.hexdigest()
+
+
+def read_model_files(path: str) -> ModelFiles:
+    """Read the small files of a model folder or hub name; no weights, no torch.
+
+    Raises:
+        ModelError: if the folder or a file of it is missing, or the family is not supported.
+    """
+    folder = _local_folder(path)
+    config = _read_json(folder, "config.json", path)
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise ModelError(f"{path}: model_type {model_type!r} is not supported; these are: {', '.join(FAMILIES)}")
+    if not (folder / "tokenizer.json").exists():
+        raise ModelError(
+            f"{path} has no tokenizer.json; save it with AutoTokenizer.from_pretrained(...).save_pretrained"
+        )
+    processor = _image_processor(folder, path)
+    try:
+        vision = config["vision_config"]
+        size = processor.get("size") or {}
+        geometry = Geometry(
+            patch_size=vision["patch_size"],
+            merge_size=vision["spatial_merge_size"],
+            temporal_patch_size=vision["temporal_patch_size"],
+            # Older files name the limits min_pixels and max_pixels, newer ones keep them in `size`.
+            min_pixels=processor.get("min_pixels") or size["shortest_edge"],
+            max_pixels=processor.get("max_pixels") or size["longest_edge"],
+        )
+        mean, std = tuple(processor["image_mean"]), tuple(processor["image_std"])
+    except KeyError as error:
+        raise ModelError(f"{path}: no {error} in its config files; it is not a complete model folder") from error
+    chat = read_chat_template(folder)
+    return ModelFiles(
+        folder=folder,
+        family=FAMILIES[model_type],
+        geometry=geometry,
+        image_mean=mean,
+        image_std=std,
+        config=config,
+        chat_template=None if chat is None else ChatTemplate(chat, path),
+    )
+
+
+def _local_folder(path: str) -> Path:
+    if Path(path).is_dir():
+        return Path(path)
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise ModelError(f"no model folder {path!r}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=["*.json", "*.txt", "*.jinja"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(f"{path!r} is neither a model folder nor reachable on the hub: {error}") from error
+
+
+def _image_processor(folder: Path, path: str) -> dict[str, Any]:
+    """Settings of the image processor, wherever this version of transformers saved them."""
+    if (folder / "processor_config.json").exists():
+        nested = _read_json(folder, "processor_config.json", path).get("image_processor")
+        if isinstance(nested, dict):
+            return nested
+    return _read_json(folder, "preprocessor_config.json", path)
+
+
+def _read_json(folder: Path, name: str, path: str) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} has no {name}: it is not a complete model folder") from error
+    except OSError as error:
+        raise ModelError(f"cannot read {path}/{name}: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelError(f"{path}/{name} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}/{name} is not a JSON object")
+    return content

@@ -1,0 +1,217 @@
+"""Device memory of a training step, estimated from the model's shapes and the exact size of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from triptych.family.family import Family
+from triptych.family.selectors import PARTS, Part, Place
+from triptych.forward.attention import keeps_mask
+from triptych.forward.head_loss import default_limit, tokens_at_once
+from triptych.model.parts import HEAD, PartMap
+from triptych.model.qlora import BYTES_PER_WEIGHT
+from triptych.run.settings import AttentionName
+
+FLOAT32 = 4
+ADAMW_STATES = 2
+LINEAR_ATTENTION = 62
+"""Bytes in float32 per value and token of a linear attention layer, whatever the precision; seen, not derived."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowSize:
+    """What the memory of a row depends on."""
+
+    tokens: int
+    patches: int
+    supervised: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepMemory:
+    """Bytes on one device that shares nothing with others."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    """AdamW's two moments, float32"""
+    activations: int
+    """What the forward pass keeps for the backward pass"""
+    logits: int
+    """Of the supervised tokens that reach the vocabulary together, with their log-probabilities; and the gradients that
+    are made beside the loss"""
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+
+
+class MemoryModel:
+    """Counts the tensors that a step keeps, per token and patch, as Korthikanti et al. 2022 (section 4.1) do for GPT.
+
+    A language layer keeps, of each token: both norms' inputs and normalised inputs (4 h, float32), the norms' outputs
+    and the attention's query, key, value, output and its transposed copy (7 h), and gate, its activation, up and their
+    product (4 i). A vision block keeps 12 h + 3 i of each patch, the merger 3 h, the patch embedding its input. h is
+    the width, i that of the MLP. Under masked SDPA each language layer also keeps the mask that isolates the samples,
+    T^2 values, and repeats keys and values that heads share; other attention does neither. Norms of query and key keep
+    both in float32, twice. A mixture's token goes through some experts, as an MLP of their width together. A linear
+    attention layer keeps what its reference path in transformers 5.23 was seen to keep, per value. Layers below the
+    first that learns keep nothing. An adapter keeps r of each token, r its rank, with dropout also its input and what
+    was dropped of it, with DoRA twice its output.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        config: Any,
+        precision: torch.dtype,
+        *,
+        checkpointing: bool,
+        packed: Collection[str] = (),
+        attention: AttentionName = "sdpa",
+        logits_limit: int | None = None,
+    ) -> None:
+        """
+        Args:
+            model: set up for training; its parameters may be on the ``meta`` device.
+            family: names its parts.
+            config: of the model.
+            precision: of the arithmetic.
+            checkpointing: whether activations are computed again in the backward pass.
+            packed: names of the weights that will be in 4 bits, where the model was made without that.
+            attention: what computes attention, as chosen; not ``auto``.
+            logits_limit: bytes of the largest logits tensor; None for the default on a GPU.
+        """
+        self._bytes = precision.itemsize
+        self._trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        # Autocast keeps what it made of the float32 weights for the backward pass.
+        self._casts = self._trained * self._bytes if self._bytes < FLOAT32 else 0
+        self._weights = sum(
+            round(p.numel() * (BYTES_PER_WEIGHT if name in packed else p.element_size()))
+            for name, p in model.named_parameters()
+        )
+        parts = PartMap(model, family)
+        learning = [parts.place(name) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self._vocabulary: int = config.text_config.vocab_size
+        self._width: int = config.text_config.hidden_size
+        limit = default_limit(torch.device("cuda")) if logits_limit is None else logits_limit
+        self._logits_at_once = tokens_at_once(limit, self._vocabulary)
+        self._head_learns = any(
+            parameter.requires_grad and (HEAD in name or "embed_tokens" in name)
+            for name, parameter in model.named_parameters()
+        )
+        masked = keeps_mask(attention)
+        normed = any(".q_norm." in name for name, _ in model.named_parameters())
+        self._count_language(config.text_config, learning, normed=normed, masked=masked, checkpointing=checkpointing)
+        self._count_vision(config.vision_config, learning, checkpointing=checkpointing)
+        adapters = _adapter_values(model, parts, self._bytes)
+        self._per_token += _at_once(adapters["language"], checkpointing=checkpointing)
+        self._per_patch += _at_once(adapters["vision"], checkpointing=checkpointing)
+        self._per_patch += sum(adapters["merger"].values()) // config.vision_config.spatial_merge_size**2
+
+    def _count_language(
+        self, text: Any, learning: list[Place], *, normed: bool, masked: bool, checkpointing: bool
+    ) -> None:
+        kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+        each = [self._layer(text, kind, normed=normed, repeats=masked) for kind in kinds]
+        # Where the pictures' side learns, gradients go through all layers on their way to it.
+        alone = all(place.part == "language" for place in learning)
+        first = max(0, min(place.layer for place in learning)) if alone else 0
+        inputs = len(kinds) * text.hidden_size * FLOAT32
+        self._per_token = inputs + max(each) if checkpointing else sum(each[first:])
+        attending = sum(kind != "linear_attention" for kind in kinds[first:])
+        self._per_pair = self._bytes * (1 if checkpointing else attending) if masked else 0
+
+    def _layer(self, text: Any, kind: str, *, normed: bool, repeats: bool) -> int:
+        """Bytes that a language layer keeps of a token, masks aside."""
+        shared = 4 * text.hidden_size * FLOAT32 + 4 * mlp_width(text) * self._bytes
+        # What is sent to the experts and what comes back.
+        shared += 2 * experts_per_token(text) * text.hidden_size * self._bytes
+        if kind == "linear_attention":
+            values = text.linear_num_value_heads * text.linear_value_head_dim
+            return int(shared + values * (LINEAR_ATTENTION + 16 * self._bytes))
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        norms = 2 * FLOAT32 * head * (text.num_attention_heads + text.num_key_value_heads) if normed else 0
+        states = 5.0 if repeats else 3 + 2 * text.num_key_value_heads / text.num_attention_heads
+        return int(shared + (2 + states) * text.hidden_size * self._bytes + norms)
+
+    def _count_vision(self, vision: Any, learning: list[Place], *, checkpointing: bool) -> None:
+        width = getattr(vision, "embed_dim", None) or vision.hidden_size
+        inner = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
+        block = (12 * width + 3 * inner) * self._bytes
+        first = min((place.layer for place in learning if place.part == "vision"), default=vision.depth)
+        kept = vision.depth - max(0, first)
+        self._per_patch = 3 * width * self._bytes if any(place.part != "language" for place in learning) else 0
+        if kept and checkpointing:
+            self._per_patch += vision.depth * width * self._bytes + block
+        else:
+            self._per_patch += kept * block
+        if first < 0:
+            self._per_patch += 3 * vision.patch_size**2 * FLOAT32  # one frame
+
+    def step(self, row: RowSize) -> StepMemory:
+        """Bytes of one forward and backward pass over ``row`` and the optimizer's step."""
+        return StepMemory(
+            weights=self._weights,
+            gradients=self._trained * FLOAT32,
+            optimizer=self._trained * FLOAT32 * ADAMW_STATES,
+            activations=self._casts
+            + row.tokens * (self._per_token + row.tokens * self._per_pair)
+            + row.patches * self._per_patch,
+            logits=int(self._logits(np.int64(row.supervised))),
+        )
+
+    def largest(self, tokens: NDArray[np.int64], patches: NDArray[np.int64], supervised: NDArray[np.int64]) -> int:
+        """Number of the row that takes the most memory, of (R,) tokens, patches and supervised tokens."""
+        activations = tokens * (self._per_token + tokens * self._per_pair) + patches * self._per_patch
+        return int(np.argmax(activations + self._logits(supervised)))
+
+    def _logits(self, supervised: NDArray[np.int64] | np.int64) -> NDArray[np.int64]:
+        """Bytes at the head, of (R,) supervised tokens."""
+        at_once = np.minimum(supervised, self._logits_at_once) * self._vocabulary * 2 * FLOAT32
+        gradients = supervised * self._width * FLOAT32 + self._head_learns * self._vocabulary * self._width * FLOAT32
+        return np.asarray(at_once + gradients)
+
+
+def mlp_width(text: Any) -> int:
+    """Width of a language layer's MLP as one token meets it: of a mixture, its active experts together."""
+    if experts_per_token(text) == 0:
+        return int(text.intermediate_size)
+    shared = getattr(text, "shared_expert_intermediate_size", None) or 0
+    return int(text.moe_intermediate_size * experts_per_token(text) + shared)
+
+
+def experts_per_token(text: Any) -> int:
+    """Experts that a token goes through; 0 for a dense model."""
+    return int(getattr(text, "num_experts_per_tok", None) or 0)
+
+
+def _adapter_values(model: nn.Module, parts: PartMap, size: int) -> dict[Part, dict[int, int]]:
+    """Bytes that the adapters of every layer keep of one token or patch, at ``size`` bytes per value."""
+    kept: dict[Part, dict[int, int]] = {part: {} for part in PARTS}
+    for name, module in model.named_modules():
+        ranks = getattr(module, "r", None)
+        if not isinstance(ranks, dict) or not hasattr(module, "lora_A") or not isinstance(module.base_layer, nn.Linear):
+            continue
+        place = parts.place(name)
+        for adapter, rank in ranks.items():
+            values = rank * size
+            if isinstance(module.lora_dropout[adapter], nn.Dropout):
+                values += module.in_features * (size + 1)
+            if module.use_dora[adapter]:
+                values += 2 * module.out_features * size
+            kept[place.part][place.layer] = kept[place.part].get(place.layer, 0) + values
+    return kept
+
+
+def _at_once(layers: dict[int, int], *, checkpointing: bool) -> int:
+    """Of what every layer would keep, what is there at one time."""
+    return max(layers.values(), default=0) if checkpointing else sum(layers.values())

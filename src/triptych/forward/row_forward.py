@@ -1,0 +1,95 @@
+"""The loss of a row: cross entropy summed over its supervised tokens, through the model's own forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from triptych.forward import head_loss
+from triptych.forward.attention import MASKED_SDPA, Attention
+from triptych.forward.batch import Batch
+from triptych.forward.feature_cache import FeatureCache, image_features
+from triptych.forward.isolation import PACKED, Isolation
+from triptych.model.loading import PixelNormalizer
+
+
+@dataclass(frozen=True, slots=True)
+class RowForward:
+    """How the rows of a run go through its model."""
+
+    normalizer: PixelNormalizer
+    isolation: Isolation = PACKED
+    attention: Attention = MASKED_SDPA
+    """As installed in the model."""
+    features: FeatureCache | None = None
+    """Makes what the store of image features lacks; None where the tower sees every image of every row."""
+    logits_limit: int | None = None
+    """Bytes of the largest logits tensor of a loss; None for what suits the device."""
+
+    def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Logits (S, V) at the positions whose next token is a target; no other position reaches the vocabulary."""
+        return torch.cat([model(**self._inputs(row)).logits.flatten(0, -2) for row in self._rows(batch)])
+
+    def summed_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Cross entropy, summed over the row's S supervised tokens, in float32; 0 for a row without any.
+
+        The caller divides by the supervised tokens of the whole optimizer step, on all ranks: every token then weighs
+        the same, however the samples fell into rows. Logits are there for some tokens at a time (``logits_limit``).
+        """
+        limit = self.logits_limit or head_loss.default_limit(batch.input_ids.device)
+        losses = [head_loss.summed_loss(model, self._inputs(row), row.targets, limit) for row in self._rows(batch)]
+        return torch.stack(losses).sum()
+
+    def _rows(self, batch: Batch) -> Iterable[Batch]:
+        """What goes through the model at once."""
+        if self.features is not None:
+            batch = self.features.complete(batch)
+        return [batch] if self.isolation.packs else batch.alone()
+
+    @torch.no_grad()
+    def leakage(self, model: nn.Module, vocabulary: int, device: torch.device) -> float:
+        """How far samples of a packed row see each other: how much the logits of the second of two short texts differ
+        from those of the same text alone, relative to their size. 0 but for rounding where they do not."""
+        row = _two_texts(vocabulary).to(device)
+        second = list(row.alone())[1]
+        found = self.logits(model, row)[-len(second.targets) :].float()
+        expected = self.logits(model, second).float()
+        return float((found - expected).norm() / expected.norm())
+
+    def _inputs(self, row: Batch) -> dict[str, Any]:
+        inputs = {
+            "input_ids": row.input_ids,
+            "position_ids": row.position_ids,
+            "logits_to_keep": row.keep,
+            "use_cache": False,
+        }
+        if len(row.image_grid_thw) and row.features is not None:
+            inputs["mm_encoder_outputs"] = {"image": image_features(row.features)}
+        elif len(row.image_grid_thw):
+            inputs |= {"pixel_values": self.normalizer.repeated(row.pixels), "image_grid_thw": row.image_grid_thw}
+        return inputs | self.isolation.arguments(row) | self.attention.arguments(row)
+
+
+def _two_texts(vocabulary: int) -> Batch:
+    """A row of two samples of random ids, every token but their first a target."""
+    lengths = (24, 12)
+    ids = torch.randint(vocabulary, (1, sum(lengths)), generator=torch.Generator().manual_seed(0))
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    targets = torch.tensor([position for position in range(1, sum(lengths)) if position != lengths[0]])
+    return Batch(
+        input_ids=ids,
+        position_ids=positions.expand(4, 1, -1),
+        pixels=torch.empty(0, 0, dtype=torch.uint8),
+        image_grid_thw=torch.empty(0, 3, dtype=torch.long),
+        keep=targets - 1,
+        targets=ids[0, targets],
+        starts=torch.tensor([0, lengths[0], sum(lengths)], dtype=torch.int32),
+        longest=max(lengths),
+        images_per_sample=(0, 0),
+        samples=(0, 1),
+        problems=(),
+    )

@@ -1,0 +1,158 @@
+"""Patch arithmetic: from an image's height and width to its resized size, patch grid and token count.
+
+The only module that knows how pixels become patches and patches become language tokens. With Qwen2-VL's patch of
+14 px and merge of 2, a 640 x 480 picture (height 480, width 640) under ``max_pixels = 262,144`` goes
+
+    480 x 640 px  ->  resized 420 x 588 px  ->  grid 30 x 42 patches  ->  15 x 21 = 315 tokens
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+MAX_ASPECT = 200
+"""Longest side over shortest side beyond which the family's image processors refuse a picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How a model cuts pictures, and the pixel limits of one picture."""
+
+    patch_size: int
+    """Side of a patch, px."""
+    merge_size: int
+    """Patches per side that the merger turns into one language token."""
+    temporal_patch_size: int
+    """Frames per patch; a still picture is repeated this often on the device."""
+    min_pixels: int
+    max_pixels: int
+
+    @property
+    def factor(self) -> int:
+        """Side of the square of pixels behind one language token: resized sides are its multiples."""
+        return self.patch_size * self.merge_size
+
+    def limit(self, *, min_pixels: int | None = None, max_pixels: int | None = None) -> Geometry:
+        """The same model with other pixel limits; None keeps a limit."""
+        return replace(
+            self,
+            min_pixels=self.min_pixels if min_pixels is None else min_pixels,
+            max_pixels=self.max_pixels if max_pixels is None else max_pixels,
+        )
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width, px, that a picture is resized to before it is cut into patches.
+
+        Multiples of ``factor``, the aspect ratio kept as nearly as possible, the area within the pixel limits.
+        Equal to ``smart_resize`` of transformers' Qwen2-VL image processors.
+
+        Raises:
+            ValueError: if the aspect ratio is over ``MAX_ASPECT``.
+        """
+        if is_extreme(height, width):
+            raise ValueError(f"aspect ratio of {height} x {width} is over {MAX_ASPECT}")
+        factor = self.factor
+        resized_height = round(height / factor) * factor
+        resized_width = round(width / factor) * factor
+        if resized_height * resized_width > self.max_pixels:
+            shrink = math.sqrt((height * width) / self.max_pixels)
+            resized_height = max(factor, math.floor(height / shrink / factor) * factor)
+            resized_width = max(factor, math.floor(width / shrink / factor) * factor)
+        elif resized_height * resized_width < self.min_pixels:
+            grow = math.sqrt(self.min_pixels / (height * width))
+            resized_height = math.ceil(height * grow / factor) * factor
+            resized_width = math.ceil(width * grow / factor) * factor
+        return resized_height, resized_width
+
+    def grid(self, resized_height: int, resized_width: int) -> tuple[int, int, int]:
+        """Patch grid (temporal, height, width) of a resized picture."""
+        return 1, resized_height // self.patch_size, resized_width // self.patch_size
+
+    def tokens(self, resized_height: int, resized_width: int) -> int:
+        """Language tokens that a resized picture costs, its start and end marks not counted."""
+        return (resized_height // self.factor) * (resized_width // self.factor)
+
+    def shrunk(self, height: int, width: int, token_cap: int) -> tuple[int, int]:
+        """Resized size under ``token_cap`` tokens, but never below ``min_pixels``.
+
+        Rounding to whole tokens can undershoot ``min_pixels``; then the limit of this picture is raised until it does
+        not. A long thin picture overshoots its limit, since its short side cannot go below one token; then the limit
+        is lowered until it does not. The result is always what ``resized`` gives under some ``max_pixels``.
+        """
+        natural = self.resized(height, width)
+        if self.tokens(*natural) <= token_cap:
+            return natural
+
+        def under(limit: int) -> tuple[int, int]:
+            return self.limit(max_pixels=limit).resized(height, width)
+
+        limit = min(token_cap * self.factor * self.factor, self.max_pixels)
+        size = under(limit)
+        if self.tokens(*size) > token_cap:
+            fitting = bisect_right(range(1, limit + 1), token_cap, key=lambda limit: self.tokens(*under(limit)))
+            size = under(max(1, fitting))
+        if size[0] * size[1] < self.min_pixels:
+            too_low = bisect_left(range(1, self.max_pixels), self.min_pixels, key=lambda limit: math.prod(under(limit)))
+            size = under(too_low + 1)
+        return size
+
+
+def is_extreme(height: int, width: int) -> bool:
+    """Whether a picture is too long and thin for the family."""
+    return max(height, width) / min(height, width) > MAX_ASPECT
+
+
+def share_tokens(sizes: Sequence[tuple[int, int]], geometry: Geometry, budget: int) -> list[tuple[int, int]]:
+    """Resize pictures so that together they cost at most ``budget`` tokens, if they can.
+
+    Water-filling: one cap for all, as high as the budget allows. Pictures under the cap keep their size, the others
+    shrink to it alike. For naturals of 300, 100 and 900 tokens and a budget of 800 the cap settles at 400:
+
+        300 100 900  ->  300 100 400
+
+    Args:
+        sizes: (height, width) of each picture, px, as measured.
+        geometry: the model's patch arithmetic and the limits per picture.
+        budget: language tokens for all pictures together.
+
+    Returns:
+        (resized height, resized width) per picture. Over ``budget`` only where ``min_pixels`` allows no less.
+    """
+    natural = [geometry.resized(*size) for size in sizes]
+    costs = [geometry.tokens(*size) for size in natural]
+    if sum(costs) <= budget:
+        return natural
+
+    def fill(cap: int) -> list[tuple[int, int]]:
+        return [
+            resized if cost <= cap else geometry.shrunk(*size, cap)
+            for size, resized, cost in zip(sizes, natural, costs, strict=True)
+        ]
+
+    fits, too_high = 1, max(costs)
+    best = fill(fits)
+    while too_high - fits > 1:
+        middle = (fits + too_high) // 2
+        filled = fill(middle)
+        if sum(geometry.tokens(*size) for size in filled) <= budget:
+            fits, best = middle, filled
+        else:
+            too_high = middle
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class SizedImage:
+    """One image of a sample: where it is, its size in the file and its size in the model, px."""
+
+    name: str
+    """As the data names it."""
+    location: str
+    """As ``measure.open_bytes`` takes it."""
+    height: int
+    width: int
+    resized_height: int
+    resized_width: int

@@ -1,0 +1,197 @@
+"""Decode one image straight to the patches a model takes, as bytes; no torch, no float."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, JpegImagePlugin
+
+from triptych.errors import Origin, Problem
+from triptych.images import measure
+from triptych.images.geometry import Geometry, SizedImage
+from triptych.images.measure import ImageError
+
+Decode = Literal["exact", "fast"]
+"""Pixels as transformers' image processor makes them, or JPEGs scaled while they are decoded."""
+
+
+def load_rgb(location: str) -> Image.Image:
+    """Decode an image upright and in RGB.
+
+    EXIF orientation is applied; transparency is composited on white (as vLLM does when it serves the family); 16-bit
+    grey is scaled to 8 bits by its high byte, as Pillow itself does with 16-bit colour.
+
+    Raises:
+        ImageError: ``image-missing`` or ``image-unreadable``.
+    """
+    with measure.open_bytes(location) as file:
+        content = io.BytesIO(file.read())
+    with measure.opened(content, location) as image:
+        measure.load(image, location)
+        turn = measure.turn(image)
+        try:
+            return to_rgb(image if turn is None else image.transpose(turn))
+        except Exception as error:
+            raise _inconvertible(location, error) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode that Pillow reads, floating point excepted, as RGB."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # I;16, I;16B, I: one channel of 16 bits
+        values = np.asarray(image).astype(np.int64).clip(0, 65535)
+        high_byte = values >> 8
+        high_byte[values == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(high_byte.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, (255, 255, 255))
+        white.paste(image, mask=image.getchannel("A"))
+        return white
+    return image.convert("RGB")
+
+
+def load_patches(
+    location: str,
+    size: tuple[int, int],
+    resized: tuple[int, int],
+    geometry: Geometry,
+    decode: Decode = "exact",
+) -> NDArray[np.uint8]:
+    """Patches (P, 3 * p * p) of an image file.
+
+    Args:
+        location: path or data URI.
+        size: (height, width) as measured; a file that no longer has it was changed since.
+        resized: (height, width) to resize to, px.
+        geometry: the model's patch arithmetic.
+        decode: how.
+
+    Raises:
+        ImageError: ``image-missing`` or ``image-unreadable``.
+    """
+    return patchify(_load_resized(location, size, resized, decode), geometry)
+
+
+def _load_resized(location: str, size: tuple[int, int], resized: tuple[int, int], decode: Decode) -> Image.Image:
+    """The image upright at its size in the model, in RGB or in grey of 8 bits."""
+    with measure.open_bytes(location) as file:
+        content = io.BytesIO(file.read())
+    with measure.opened(content, location) as image:
+        found = image.height, image.width
+        scale = _scale_down(image, resized) if decode == "fast" else 1
+        measure.load(image, location)
+        turn = measure.turn(image)
+        if scale == 1:
+            found = image.height, image.width  # of a TIFF that Pillow turns itself, only now
+        _check_size(location, found[::-1] if turn in measure.SIDEWAYS else found, size)
+        try:
+            return _resize_upright(image, turn, resized, scale)
+        except Exception as error:
+            raise _inconvertible(location, error) from error
+
+
+def _inconvertible(location: str, error: Exception) -> ImageError:
+    """For a mode that contradicts the pixels, in damaged files of rare formats."""
+    return ImageError("image-unreadable", f"{location!r}: cannot be converted to RGB: {error}")
+
+
+def _check_size(location: str, found: tuple[int, int], size: tuple[int, int]) -> None:
+    if found != size:
+        text = f"{found[0]} x {found[1]}, measured as {size[0]} x {size[1]}"
+        raise ImageError(
+            "image-unreadable", f"{location!r} is {text}: it changed since; start again to measure it anew"
+        )
+
+
+def _scale_down(image: Image.Image, resized: tuple[int, int]) -> int:
+    """Have a JPEG of at least twice the target's sides decoded at a half, a quarter or an eighth, whichever is the
+    smallest that is no smaller than the target; returns by what its sides will be divided.
+    """
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        return 1
+    height, width = resized[::-1] if measure.turn(image) in measure.SIDEWAYS else resized
+    before = image.width
+    image.draft(None, (width, height))
+    return round(before / image.width)
+
+
+def _resize_upright(
+    image: Image.Image, turn: Image.Transpose | None, resized: tuple[int, int], scale: int
+) -> Image.Image:
+    """Turn, convert and resize, the resize as early as the result does not depend on it.
+
+    Grey is resized as one channel, for the three of RGB would be equal. Mirroring and turning by 180 degrees commute
+    with the resize; turning by 90 does not, as rows and columns are rounded one after the other.
+    """
+    if scale == 1 and turn in measure.SIDEWAYS and turn is not None:
+        image, turn = image.transpose(turn), None
+    if image.mode != "L" or image.has_transparency_data:
+        image = to_rgb(image)
+    height, width = resized[::-1] if turn in measure.SIDEWAYS else resized
+    # Behind a halving, a linear kernel comes as near to the exact pixels as a cubic one within 1 dB, in half the time;
+    # behind a quartering it is 6 dB further off (benchmarks/fast_decode.py).
+    kernel = Image.Resampling.BILINEAR if scale == 2 else Image.Resampling.BICUBIC
+    image = image.resize((width, height), kernel)
+    return image if turn is None else image.transpose(turn)
+
+
+def resize(image: Image.Image, resized: tuple[int, int]) -> Image.Image:
+    """One bicubic resize to (height, width)."""
+    return image.resize(resized[::-1], Image.Resampling.BICUBIC)
+
+
+def patchify(image: Image.Image, geometry: Geometry) -> NDArray[np.uint8]:
+    """Cut an image (RGB or L) into patches (P, 3 * p * p), in the order the family's vision towers expect.
+
+    Patches that the merger joins lie next to each other; with a merge of 2, four columns of patches are numbered
+
+        0 1 4 5
+        2 3 6 7
+
+    Args:
+        image: sides are multiples of the geometry's factor.
+        geometry: the model's patch arithmetic.
+    """
+    patch, merge = geometry.patch_size, geometry.merge_size
+    rows, columns = image.height // geometry.factor, image.width // geometry.factor
+    out = np.empty((rows * columns * merge**2, 3 * patch**2), np.uint8)
+    # A line of a patch is one item: channel by channel such lines are copied whole.
+    line = np.dtype(f"V{patch}")
+    target = out.reshape(rows, columns, merge, merge, 3, patch, patch).view(line)[..., 0]
+    for number, channel in enumerate(image.mode):
+        lines = np.frombuffer(image.tobytes("raw", channel), line).reshape(rows, merge, patch, columns, merge)
+        # rows, columns, rows in block, columns in block, channel, y
+        channels = slice(number, number + 1) if len(image.mode) > 1 else slice(None)
+        target[:, :, :, :, channels] = lines.transpose(0, 3, 1, 4, 2)[:, :, :, :, None]
+    return out
+
+
+def decode_images(
+    sized: Sequence[SizedImage], geometry: Geometry, origin: Origin, decode: Decode = "exact"
+) -> tuple[list[NDArray[np.uint8]], list[Problem]]:
+    """Patches of each image of a sample, and a problem for each that does not decode."""
+    found = [decode_image(image, number, geometry, origin, decode) for number, image in enumerate(sized, 1)]
+    patches = [item for item in found if not isinstance(item, Problem)]
+    return patches, [item for item in found if isinstance(item, Problem)]
+
+
+def decode_image(
+    image: SizedImage, number: int, geometry: Geometry, origin: Origin, decode: Decode = "exact"
+) -> NDArray[np.uint8] | Problem:
+    """Patches of the ``number``-th image of a sample, counted from 1, or why there are none."""
+    size, resized = (image.height, image.width), (image.resized_height, image.resized_width)
+    try:
+        return load_patches(image.location, size, resized, geometry, decode)
+    except ImageError as error:
+        return Problem(error.code, origin, error.message, image=number)
+
+
+def join(patches: Sequence[NDArray[np.uint8]], geometry: Geometry) -> NDArray[np.uint8]:
+    """The patches of several images, one after the other; (0, 3 * p * p) for none."""
+    return np.concatenate(patches) if patches else np.empty((0, 3 * geometry.patch_size**2), np.uint8)

@@ -1,0 +1,285 @@
+"""``triptych chat``: talk with a model about several pictures, in the markup and with the pixels of training."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+
+from triptych.corpus.examine import Reading
+from triptych.errors import ConfigError, Origin
+from triptych.family.family import ModelFiles, read_model_files
+from triptych.images import measure, pixels
+from triptych.images.geometry import MAX_ASPECT, is_extreme
+from triptych.images.measure import ImageError
+from triptych.inference.generate import Answer, Prompt, stream
+from triptych.model.loading import PixelNormalizer, choose_precision, load_trained
+from triptych.model.trained import ADAPTER_CONFIG, quiet_loading
+from triptych.run import run_file
+from triptych.run.prepare import make_reading
+from triptych.run.settings import ModelSettings, RunSettings
+from triptych.sources.records import ImageRef
+from triptych.text.conversation import MARK, Conversation, Turn
+from triptych.text.layout import Budget, TooLongError, fit, lay_out
+
+RUN_FILE = "run.yaml"
+NEW_TOKENS = 512
+COMMAND = re.compile(r"/[a-z]+")
+ORIGIN = Origin("the conversation", 0)
+HELP = """\
+/image PATH  show a picture with the next message; <image> in the message marks where it stands, else it comes first
+/reset       forget what was said
+/quit        end, as Ctrl-D does; Ctrl-C stops an answer
+A line that ends in \\ goes on in the next one."""
+
+
+class ChatError(Exception):
+    """A message or a picture that cannot be taken; the conversation goes on without it."""
+
+
+@dataclass(slots=True)
+class Session:
+    """A conversation with a model: what was said, and the pictures waiting for the next message."""
+
+    model: PreTrainedModel
+    reading: Reading
+    normalizer: PixelNormalizer
+    max_new_tokens: int
+    temperature: float = 0.0
+    thinking: bool | None = None
+    """Whether answers begin with a thinking block, where the model's template leaves a choice."""
+    turns: tuple[Turn, ...] = ()
+    pictures: list[tuple[ImageRef, Image.Image]] = field(default_factory=list)
+    """Upright and in RGB; the first ``shown`` of them belong to turns, the others wait."""
+    shown: int = 0
+
+    def add_picture(self, path: str) -> str:
+        """Read a picture for the next message; says what it will cost.
+
+        Raises:
+            ChatError: if it cannot be read.
+        """
+        ref = ImageRef(str(Path(path).expanduser()))
+        location = measure.locate(ref, os.getcwd(), confine=False, allow_remote=False)
+        try:
+            picture = pixels.load_rgb(location)
+        except ImageError as error:
+            raise ChatError(error.message) from error
+        if is_extreme(picture.height, picture.width):
+            raise ChatError(f"{path}: aspect ratio of {picture.height} x {picture.width} is over {MAX_ASPECT}")
+        self.pictures.append((ref, picture))
+        height, width = self.reading.geometry.resized(picture.height, picture.width)
+        tokens = self.reading.geometry.tokens(height, width)
+        return (
+            f"picture {len(self.pictures)}: {path}, {picture.height} x {picture.width} px, resized to "
+            f"{height} x {width}: {tokens:,} tokens"
+        )
+
+    def ask(self, text: str, write: Callable[[str], None]) -> Answer:
+        """Send a message and write the answer in pieces; both become part of the conversation.
+
+        Raises:
+            ChatError: if the message cannot be taken; then it is as if it had not been said.
+        """
+        turns = (*self.turns, Turn("user", self.parts(text), False))
+        prompt, opening = self.prompt(turns)
+        template = self.reading.template
+        answer = stream(
+            self.model,
+            prompt,
+            template,
+            self.normalizer,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            write=write,
+        )
+        if answer.ids or answer.finished:  # else it was interrupted at once
+            self.turns = (*turns, Turn("assistant", (opening + template.decode(answer.ids),), True))
+            self.shown = len(self.pictures)
+        return answer
+
+    def reset(self) -> None:
+        """Forget what was said, and all pictures."""
+        self.turns, self.pictures, self.shown = (), [], 0
+
+    def parts(self, text: str) -> tuple[str | int, ...]:
+        """A message with the waiting pictures at its marks; without marks they come first, as in most data.
+
+        Raises:
+            ChatError: if marks and waiting pictures do not match.
+        """
+        waiting = range(self.shown, len(self.pictures))
+        pieces = text.split(MARK)
+        marks = len(pieces) - 1
+        if not marks:
+            return (*waiting, text)
+        if marks != len(waiting):
+            raise ChatError(f"{marks} {MARK} in the message, but {len(waiting)} pictures wait for it; see /help")
+        parts: list[str | int] = []
+        for number, piece in zip((None, *waiting), pieces, strict=True):
+            parts += ([] if number is None else [number]) + ([piece] if piece else [])
+        return tuple(parts)
+
+    def prompt(self, turns: tuple[Turn, ...]) -> tuple[Prompt, str]:
+        """What was said so far, encoded turn by turn as in training, and the text it holds of the answer already.
+
+        Raises:
+            ChatError: if no permitted size of the pictures keeps it within the run's budget of a sample.
+        """
+        template, geometry, budget = self.reading.template, self.reading.geometry, self.reading.budget
+        refs = tuple(ref for ref, _ in self.pictures)
+        encoded = template.encode_prompt(Conversation(turns, refs, ORIGIN), thinking=self.thinking)
+        try:
+            fitted = fit(encoded, [(picture.height, picture.width) for _, picture in self.pictures], geometry, budget)
+        except TooLongError as error:
+            raise ChatError(f"{error}; /reset starts anew") from error
+        layout = lay_out(fitted.encoded, fitted.resized, geometry, ORIGIN)
+        patches = [
+            pixels.patchify(pixels.resize(picture, size), geometry)
+            for (_, picture), size in zip(self.pictures, fitted.resized, strict=True)
+        ]
+        header = np.flatnonzero(encoded.ids == template.turn_start)[-1]
+        opening = template.decode(encoded.ids[header:].tolist()).partition("\n")[2]
+        return Prompt(0, layout, pixels.join(patches, geometry)), opening
+
+
+def open_session(
+    folder: str, *, max_new_tokens: int | None = None, temperature: float = 0.0, thinking: bool | None = None
+) -> Session:
+    """Load an exported folder, a checkpoint (adapters go onto the base that its run file names), or any model.
+
+    Raises:
+        ConfigError: if its run file cannot be used.
+        ModelError: if the model cannot be loaded.
+    """
+    path = Path(folder)
+    run = run_file.load(path / RUN_FILE) if (path / RUN_FILE).exists() else None
+    adapted = (path / ADAPTER_CONFIG).exists()
+    if adapted and run is None:
+        raise ConfigError(f"{folder} holds adapters, but no {RUN_FILE} that names their base")
+    files = read_model_files(run.model.path if adapted and run is not None else folder)
+    settings = ModelSettings(path=folder) if run is None else run.model.model_copy(update={"attention": "auto"})
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with quiet_loading():
+        model = load_trained(settings, path, choose_precision(settings))
+    model.to(device)  # type: ignore[arg-type]  # decorated without its types in transformers
+    model.train(False)
+    model.config.use_cache = True
+    return Session(
+        model=model,
+        reading=_reading(files, run),
+        normalizer=PixelNormalizer(files).to(device),
+        max_new_tokens=max_new_tokens or (NEW_TOKENS if run is None else run.eval.max_new_tokens),
+        temperature=temperature,
+        thinking=thinking,
+    )
+
+
+def _reading(files: ModelFiles, run: RunSettings | None) -> Reading:
+    """As in training, where a run file says how; but a conversation that grows too long is never cut."""
+    if run is None:
+        return Reading(files.template(), files.geometry, Budget())
+    reading = make_reading(files, run)
+    budget = reading.budget
+    shrinks = budget.too_long in ("shrink", "cut_text")
+    return replace(reading, budget=Budget(budget.max_tokens if shrinks else None, budget.image_tokens, "shrink"))
+
+
+def chat(
+    folder: str,
+    paths: Sequence[str],
+    *,
+    max_new_tokens: int | None = None,
+    temperature: float = 0.0,
+    thinking: bool | None = None,
+) -> int:
+    """Answer the lines of standard input until it ends.
+
+    Args:
+        folder: the model.
+        paths: pictures of the first message.
+        max_new_tokens: longest answer; None for the run's own limit.
+        temperature: 0 for the likeliest token every time.
+        thinking: whether answers begin with a thinking block; None for the model's own way.
+
+    Returns:
+        The exit status: 1 if input that was piped in held something that could not be taken.
+
+    Raises:
+        ConfigError, ModelError: if the model cannot be loaded.
+    """
+    session = open_session(folder, max_new_tokens=max_new_tokens, temperature=temperature, thinking=thinking)
+    interactive = sys.stdin.isatty()
+    if interactive:
+        tell(HELP)
+    failed = False
+    for line in chain((f"/image {path}" for path in paths), _lines(interactive)):
+        if line == "/quit":
+            break
+        try:
+            _obey(session, line)
+        except ChatError as error:
+            tell(f"error: {error}")
+            failed = True
+    return 1 if failed and not interactive else 0
+
+
+def _obey(session: Session, line: str) -> None:
+    """Do what one line of input says."""
+    command, _, rest = line.partition(" ")
+    if command == "/image":
+        tell(session.add_picture(rest.strip().strip("'\"")))
+    elif command == "/reset":
+        session.reset()
+        tell("forgotten")
+    elif command == "/help":
+        tell(HELP)
+    elif COMMAND.fullmatch(command):
+        raise ChatError(f"no command {command}; /help lists them")
+    else:
+        answer = session.ask(line, _write)
+        _write("\n")
+        if not answer.finished and len(answer.ids) < session.max_new_tokens:
+            tell(f"[stopped after {len(answer.ids)} tokens]")
+        elif not answer.finished:
+            tell(f"[cut off after {len(answer.ids)} tokens; --max-new-tokens allows more]")
+
+
+def _lines(interactive: bool) -> Iterator[str]:
+    """Messages and commands from standard input, blank lines left out."""
+    while True:
+        if interactive:
+            tell("> ", end="")
+        try:
+            line = input()
+            while line.endswith("\\"):
+                line = f"{line[:-1]}\n{input()}"
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            tell("\n/quit or Ctrl-D ends")
+            continue
+        # Bytes that are no UTF-8 come as lone surrogates, which no tokenizer takes.
+        line = line.encode("utf-8", "replace").decode().strip()
+        if line:
+            yield line
+
+
+def _write(piece: str) -> None:
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+
+
+def tell(message: str, end: str = "\n") -> None:
+    """Print what is no answer."""
+    sys.stderr.write(message + end)
+    sys.stderr.flush()

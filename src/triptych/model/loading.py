@@ -1,0 +1,167 @@
+"""Load a model through transformers' front doors, and write the files that serving needs beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
+
+from triptych.errors import ConfigError, ModelError
+from triptych.family.family import ModelFiles
+from triptych.images.geometry import Geometry
+from triptych.run.settings import ModelSettings
+
+# Files that serving needs beside the weights; which of them exist depends on the version that saved the folder.
+PROCESSOR_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
+
+
+def load_model(
+    settings: ModelSettings, *, dtype: torch.dtype = torch.float32, quantization: BitsAndBytesConfig | None = None
+) -> PreTrainedModel:
+    """Load the weights of ``settings.path``, those that ``quantization`` names packed, with the attention
+    that transformers chooses.
+
+    Raises:
+        ModelError: if transformers cannot load them.
+    """
+    try:
+        model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(
+            settings.path, dtype=dtype, quantization_config=quantization
+        )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ModelError(f"cannot load the model {settings.path}: {error}") from error
+    return model
+
+
+def empty_model(settings: ModelSettings) -> PreTrainedModel:
+    """The model of ``settings.path`` with its shapes and without its weights; for the ``meta`` device.
+
+    Raises:
+        ModelError: if transformers does not know it.
+    """
+    try:
+        config = AutoConfig.from_pretrained(settings.path)
+        model: PreTrainedModel = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ModelError(f"cannot make the model {settings.path}: {error}") from error
+    return model
+
+
+def load_trained(settings: ModelSettings, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a checkpoint for use: a whole model, or the base of ``settings`` with the adapters in ``folder`` merged in.
+
+    Raises:
+        ModelError: if transformers or peft cannot load them.
+    """
+    if not (folder / "adapter_config.json").exists():
+        return load_model(settings.model_copy(update={"path": str(folder)}), dtype=dtype)
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(load_model(settings, dtype=dtype), folder)
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged
+
+
+class PixelNormalizer(nn.Module):
+    """Bytes to the tower's input, on the device: scale to [0, 1], normalise, repeat in time.
+
+    The same arithmetic as transformers' image processors of the family, within float32 rounding.
+    """
+
+    def __init__(self, files: ModelFiles) -> None:
+        super().__init__()
+        # (x / 255 - mean) / std as one multiplication and one addition per value
+        mean, std = (
+            torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in (files.image_mean, files.image_std)
+        )
+        self.scale: torch.Tensor
+        self.shift: torch.Tensor
+        self.register_buffer("scale", (1 / (255 * std)).float(), persistent=False)
+        self.register_buffer("shift", (-mean / std).float(), persistent=False)
+        self.frames = files.geometry.temporal_patch_size
+        self.patch_area = files.geometry.patch_size**2
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(P, 3 * p * p) uint8 -> (P, 3 * frames * p * p) float32"""
+        return self.repeated(pixels).flatten(1)
+
+    def repeated(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(P, 3 * p * p) uint8 -> (P, 3, frames, p * p) float32, the frames one in memory.
+
+        The family's towers take it as it is: they cut their input into frames themselves.
+        """
+        values = pixels.view(pixels.shape[0], 3, 1, self.patch_area).float()
+        return values.mul_(self.scale).add_(self.shift).expand(-1, -1, self.frames, -1)
+
+
+class ProcessorFiles:
+    """The tokenizer and processor files of a model, with the pixel limits of a run: serving sees what training saw."""
+
+    def __init__(self, files: ModelFiles, geometry: Geometry, extra: Mapping[str, str]) -> None:
+        """
+        Args:
+            files: the model folder that the run started from.
+            geometry: the pixel limits of the run.
+            extra: further files to write beside them, name -> content.
+        """
+        self.files = files
+        self.geometry = geometry
+        self.extra = extra
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write them into ``folder``; ``Trainer`` calls this for every checkpoint."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in PROCESSOR_FILES:
+            source = self.files.folder / name
+            if not source.exists():
+                continue
+            if name in ("preprocessor_config.json", "processor_config.json"):
+                content = self._limited(json.loads(source.read_text(encoding="utf-8")))
+                (target / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            else:
+                shutil.copyfile(source, target / name)
+        for name, text in self.extra.items():
+            (target / name).write_text(text, encoding="utf-8")
+
+    def _limited(self, content: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(content.get("image_processor"), dict):  # processor_config.json nests it
+            return {**content, "image_processor": self._limited(content["image_processor"])}
+        if "image_mean" not in content:
+            return content
+        # Both spellings: older releases of transformers and vLLM read the first, newer ones the second.
+        limits = {"min_pixels": self.geometry.min_pixels, "max_pixels": self.geometry.max_pixels}
+        size = {"shortest_edge": self.geometry.min_pixels, "longest_edge": self.geometry.max_pixels}
+        return {**content, **limits, "size": size}
+
+
+def choose_precision(settings: ModelSettings) -> torch.dtype:
+    """Precision of the arithmetic: as set, or bfloat16 where a GPU has it.
+
+    Raises:
+        ConfigError: if bfloat16 is asked of a GPU that lacks it.
+    """
+    supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if settings.precision == "auto":
+        return torch.bfloat16 if supported else torch.float32
+    if settings.precision == "bfloat16" and torch.cuda.is_available() and not supported:
+        raise ConfigError("model.precision: this GPU has no bfloat16; use float32")
+    return torch.bfloat16 if settings.precision == "bfloat16" else torch.float32

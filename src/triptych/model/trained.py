@@ -1,0 +1,174 @@
+"""A trained folder as models: as the trainer held it, and as one set of weights without adapters."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+from triptych.errors import ModelError
+from triptych.family.family import Family
+from triptych.model.loading import load_model
+from triptych.model.parts import PartMap
+from triptych.run.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+# What safetensors calls the types that weights come in.
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def as_trained(
+    settings: ModelSettings, folder: Path, family: Family, precision: torch.dtype
+) -> PreTrainedModel | PeftModel:
+    """The model as the trainer held it: adapters beside the base, what learned in float32, the rest in ``precision``.
+
+    Raises:
+        ModelError: if transformers or peft cannot load it.
+    """
+    if (folder / ADAPTER_CONFIG).exists():
+        # Marked as trainable, peft's model says itself what learned: adapters, and modules trained in full.
+        adapted = _adapted(settings, folder, trainable=True)
+        frozen = [parameter for parameter in adapted.parameters() if not parameter.requires_grad]
+        model: PreTrainedModel | PeftModel = adapted
+    else:
+        model = load_model(_from(settings, str(folder)))
+        kept = frozen_names(model, family, settings)
+        frozen = [value for name, value in model.named_parameters() if name in kept]
+    for parameter in frozen:
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(precision)
+    model.requires_grad_(False)
+    model.train(False)
+    return model
+
+
+def merged(settings: ModelSettings, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The trained weights without adapters: merged in float32, then rounded once to ``dtype``.
+
+    Raises:
+        ModelError: if transformers or peft cannot load them, or a weight does not fit in ``dtype``.
+    """
+    if (folder / ADAPTER_CONFIG).exists():
+        model: PreTrainedModel = _adapted(settings, folder, trainable=False).merge_and_unload()
+    else:
+        model = load_model(_from(settings, str(folder)))
+    # Only the parameters: buffers such as the frequencies of the rotary embedding stay as `from_pretrained` makes them.
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(dtype)
+        if not parameter.data.isfinite().all():
+            raise ModelError(
+                f"{name}: a weight is not a number, or too large for {dtype}; export as bfloat16 or float32"
+            )
+    model.requires_grad_(False)
+    model.train(False)
+    return model
+
+
+def _adapted(settings: ModelSettings, folder: Path, *, trainable: bool) -> PeftModel:
+    from peft import PeftModel
+
+    base = load_model(_from(settings, settings.path))
+    try:
+        return PeftModel.from_pretrained(base, folder, is_trainable=trainable)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"cannot load the adapters in {folder}: {error}") from error
+
+
+def frozen_names(model: PreTrainedModel, family: Family, settings: ModelSettings) -> set[str]:
+    """Names of the parameters that training must not change, in a model without adapters."""
+    parts = PartMap(model, family)
+    recipe = settings.recipe(parts.counts)
+    return {name for name, _ in model.named_parameters() if not recipe.learns(parts.place(name))}
+
+
+def reload(folder: Path) -> PreTrainedModel:
+    """An exported folder as a server loads it, in the precision that its ``config.json`` names.
+
+    Raises:
+        ModelError: if transformers cannot load it.
+    """
+    try:
+        model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ModelError(f"cannot load {folder}: {error}") from error
+    model.requires_grad_(False)
+    model.train(False)
+    return model
+
+
+def _from(settings: ModelSettings, path: str) -> ModelSettings:
+    """Settings to load ``path`` with an attention that runs in every precision and on every device."""
+    return settings.model_copy(update={"path": path, "attention": "auto"})
+
+
+def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and type of every tensor in the safetensors files of a model folder, by its name there.
+
+    Raises:
+        ModelError: if there are none, or one is damaged.
+    """
+    if (folder / SAFE_WEIGHTS_INDEX_NAME).exists():
+        index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))
+        names = sorted(set(index["weight_map"].values()))
+    else:
+        names = [SAFE_WEIGHTS_NAME]
+    found = {}
+    for name in names:
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118  # not a mapping
+                    piece = file.get_slice(key)
+                    found[key] = (tuple(piece.get_shape()), DTYPES.get(piece.get_dtype(), torch.uint8))
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"cannot read the weights {folder / name}: {error}") from error
+    return found
+
+
+def released_dtype(folder: Path) -> torch.dtype:
+    """The type that most weights in a model folder have.
+
+    Raises:
+        ModelError: if there are no safetensors files.
+    """
+    weights = dict.fromkeys(DTYPES.values(), 0)
+    for shape, dtype in stored_tensors(folder).values():
+        if dtype in weights:
+            weights[dtype] += math.prod(shape)
+    most = max(weights, key=lambda dtype: weights[dtype])
+    return most if weights[most] else torch.float32
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without the progress bars of transformers, which appear once per model loaded."""
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def jitter(model: nn.Module, dtype: torch.dtype, seed: int) -> None:
+    """Move every weight at random by up to ``dtype``'s last place, then round it to ``dtype``; in place."""
+    generator = torch.Generator().manual_seed(seed)
+    last_place = torch.finfo(dtype).eps
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            noise = torch.rand(parameter.shape, generator=generator).to(parameter.device) * 2 - 1
+            parameter.data = (parameter.data.double() * (1 + last_place * noise)).to(dtype)

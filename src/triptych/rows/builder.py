@@ -1,0 +1,177 @@
+"""Build one row: samples end to end, without padding, positions that keep them apart, pixels decoded just in time.
+
+Three samples of 2, 3 and 1 tokens; row 0 of the position ids is what keeps them from seeing each other:
+
+    sample   a  a  b  b  b  c
+    row 0    0  1  0  1  2  0
+
+Nothing here imports torch: the processes that build rows start in a fraction of a second and stay small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.corpus.corpus import Corpus
+from triptych.errors import Origin, Problem
+from triptych.images.pixels import Decode
+from triptych.rows.feature_store import FeatureReader
+from triptych.rows.row_images import Memory, OwnMemory, PictureReading, Room, RowPictures
+from triptych.text.layout import Layout, lay_out
+from triptych.text.template import Encoded
+
+BYTES_PER_TOKEN = 64
+"""At least what ids, positions and targets take per token: int64 of 1 id, 4 positions, 1 target and its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFeatures:
+    """``RowFeatures`` of ``batch.py`` before it is tensors."""
+
+    known: NDArray[np.uint16]
+    """(L, F, D) bfloat16 as its bits"""
+    tokens: tuple[int, ...]
+    pictures: tuple[int, ...]
+    entries: tuple[bytes | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """``Batch`` of ``batch.py`` before it is tensors; the same fields in the same shapes."""
+
+    input_ids: NDArray[np.int64]
+    position_ids: NDArray[np.int64]
+    pixels: NDArray[np.uint8]
+    image_grid_thw: NDArray[np.int64]
+    keep: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    starts: NDArray[np.int32]
+    longest: int
+    images_per_sample: tuple[int, ...]
+    samples: tuple[int, ...]
+    problems: tuple[Problem, ...]
+    features: KnownFeatures | None
+
+
+@dataclass(frozen=True, slots=True)
+class RowBuilder:
+    """Sample indices -> row. Holds integers and a path, so that it can go to another process."""
+
+    corpus: Corpus
+    filler: Encoded
+    """Ids of a sample of one picture, without a target"""
+    with_image: bool = False
+    """Put a filler picture into a row that has none. Ranks that train the vision tower together must all run it; the
+    filler is a sample of its own, so no other sample sees it, and it has no target."""
+    store: FeatureReader | None = None
+    """Where features are kept: what it holds is read instead of decoded, what repeats in the row is decoded once."""
+    decode: Decode = "exact"
+
+    def build(self, indices: Sequence[int], pool: Executor | None = None, memory: Memory | None = None) -> Row:
+        """Decode the images of the samples ``indices`` and lay them end to end.
+
+        Args:
+            indices: of the samples in the corpus, in order.
+            pool: threads that decode side by side; None for one picture after the other.
+            memory: for the pixels; None for this process's own.
+
+        Samples whose images fail to decode are left out and named in ``problems``. A row left without any sample holds
+        the filler.
+        """
+        reading = PictureReading(self.corpus.geometry, self.store, self.decode, pool)
+        room = self._room(indices, memory or OwnMemory())
+        samples, problems = list(indices), list[Problem]()
+        while True:
+            row, failed = self._try(samples, reading, room, tuple(problems))
+            if not failed:
+                return row
+            # Rare, for all were checked before: build the row anew, as if the sample had never been in it.
+            problems += failed
+            lost = {problem.origin for problem in failed}
+            samples = [index for index in samples if self.corpus.origin(index) not in lost]
+
+    def bytes_at_most(self, indices: NDArray[np.int64]) -> int:
+        """Memory that the row takes, before anything is read; exact but for features that turn out to be known."""
+        tokens, patches = self._lengths(indices)
+        geometry = self.corpus.geometry
+        pixels = (patches + geometry.merge_size**2) * 3 * geometry.patch_size**2
+        features = 0
+        if self.store is not None:
+            shape = self.store.shape
+            # Of several levels, those that are known in part are put together once more.
+            features = shape.size(patches // geometry.merge_size**2) * min(shape.levels, 2)
+        return max(pixels, features) + tokens * BYTES_PER_TOKEN
+
+    def _lengths(self, indices: Sequence[int] | NDArray[np.int64]) -> tuple[int, int]:
+        numbers = np.asarray(indices, np.int64)
+        lengths = self.corpus.lengths
+        return int(lengths.tokens[numbers].sum()), int(lengths.patches[numbers].sum())
+
+    def _room(self, indices: Sequence[int], memory: Memory) -> Room:
+        geometry, store = self.corpus.geometry, self.store
+        _, patches = self._lengths(indices)
+        one_token = geometry.merge_size**2
+        levels, hidden = (store.shape.levels, store.shape.hidden) if store else (0, 0)
+        return Room(
+            memory,
+            memory.allocate((patches + one_token, 3 * geometry.patch_size**2)),  # and a filler
+            np.empty((levels, patches // one_token if store else 0, hidden), np.uint16),
+        )
+
+    def _try(
+        self, samples: Sequence[int], reading: PictureReading, room: Room, problems: tuple[Problem, ...]
+    ) -> tuple[Row, list[Problem]]:
+        """The row of these samples; or, as the second value, why it is none."""
+        corpus = self.corpus
+        pictures = RowPictures(reading, room)
+        layouts: list[Layout] = []
+        for index in samples:
+            pictures.add(corpus.images(index), corpus.origin(index))
+            layouts.append(corpus.layout(index))
+        if not layouts or (self.with_image and not any(len(layout.grids) for layout in layouts)):
+            side = corpus.geometry.factor
+            layouts.append(lay_out(self.filler, [(side, side)], corpus.geometry, Origin("filler", 0)))
+            pictures.add_filler()
+        failed = pictures.decode()
+        return _join(layouts, pictures, tuple(samples), problems), failed
+
+
+def _join(
+    layouts: Sequence[Layout], pictures: RowPictures, samples: tuple[int, ...], problems: tuple[Problem, ...]
+) -> Row:
+    lengths = [len(layout.input_ids) for layout in layouts]
+    ids = np.concatenate([layout.input_ids for layout in layouts])
+    # A sample's first token is never supervised, so a target's predecessor always lies in the same sample.
+    targets = np.flatnonzero(np.concatenate([layout.supervised for layout in layouts]))
+    positions = np.concatenate(
+        [
+            np.concatenate((np.arange(length)[None], layout.position_ids))
+            for length, layout in zip(lengths, layouts, strict=True)
+        ],
+        axis=1,
+    )
+    return Row(
+        input_ids=ids[None],
+        position_ids=positions[:, None],
+        pixels=pictures.pixels(),
+        image_grid_thw=np.concatenate([layout.grids for layout in layouts]),
+        keep=targets - 1,
+        targets=ids[targets],
+        starts=np.concatenate(([0], np.cumsum(lengths))).astype(np.int32),
+        longest=max(lengths),
+        images_per_sample=tuple(len(layout.grids) for layout in layouts),
+        samples=samples,
+        problems=problems,
+        features=_features(pictures),
+    )
+
+
+def _features(pictures: RowPictures) -> KnownFeatures | None:
+    if pictures.reading.store is None:
+        return None
+    return KnownFeatures(pictures.known(), tuple(pictures.tokens), tuple(pictures.numbers), tuple(pictures.entries))

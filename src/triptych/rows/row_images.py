@@ -1,0 +1,168 @@
+"""The pictures of one row: features that the store holds are read, the other pictures decoded, each once.
+
+A row that shows four images, the second and the last of them the same, the third stored already:
+
+    image           a   b   c   b
+    picture         0   1  -1   1      pixels: a, b    known: c
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from triptych.errors import Origin, Problem
+from triptych.images import pixels
+from triptych.images.geometry import Geometry, SizedImage
+from triptych.images.pixels import Decode
+from triptych.rows.feature_store import FeatureReader, entry_names
+from triptych.sources.storage import Stamp
+
+KNOWN = -1
+"""Stands for the number of a picture where the image's features are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureReading:
+    """How the pictures of rows are read."""
+
+    geometry: Geometry
+    """The model's patch arithmetic."""
+    store: FeatureReader | None = None
+    """Where features are kept; None to decode every image."""
+    decode: Decode = "exact"
+    pool: Executor | None = None
+    """Threads that decode side by side; None for one picture after the other."""
+
+
+class Memory(Protocol):
+    """Where the pixels of a row are put."""
+
+    def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """An array of undefined content, to be filled by ``fill`` alone."""
+
+    def fill(self, target: NDArray[np.uint8], source: NDArray[np.uint8]) -> None:
+        """Copy into a contiguous part of the array; several threads may do so at once."""
+
+
+class OwnMemory:
+    """Memory of this process."""
+
+    def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        return np.empty(shape, np.uint8)
+
+    def fill(self, target: NDArray[np.uint8], source: NDArray[np.uint8]) -> None:
+        target[...] = source
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Memory for the pictures of one row; what it holds is never moved."""
+
+    memory: Memory
+    pixels: NDArray[np.uint8]
+    """(P, 3 * p * p) of ``memory``, no fewer patches than the row has"""
+    known: NDArray[np.uint16]
+    """(levels, tokens, hidden), no fewer tokens than the row's images have; bfloat16 as its bits"""
+
+
+@dataclass(slots=True)
+class _Picture:
+    image: SizedImage
+    number: int  # in its sample
+    origin: Origin
+    target: NDArray[np.uint8]
+
+    def decode(self, reading: PictureReading, memory: Memory) -> Problem | None:
+        found = pixels.decode_image(self.image, self.number, reading.geometry, self.origin, reading.decode)
+        if isinstance(found, Problem):
+            return found
+        memory.fill(self.target, found)
+        return None
+
+
+@dataclass(slots=True)
+class RowPictures:
+    """Gathers the images of a row, sample by sample; then decodes what has to be."""
+
+    reading: PictureReading
+    room: Room
+    numbers: list[int] = field(default_factory=list)
+    """For each image the number of its picture, or ``KNOWN``."""
+    tokens: list[int] = field(default_factory=list)
+    """Of each image."""
+    entries: list[bytes | None] = field(default_factory=list)
+    """For each picture the name that its features are stored under; None for one that is not stored."""
+    _pictures: list[_Picture] = field(default_factory=list)
+    _patches: int = 0
+    _known: int = 0
+    _named: dict[bytes, int] = field(default_factory=dict)
+    _containers: dict[str, Stamp | None] = field(default_factory=dict)
+    _refreshed: bool = False
+
+    def add(self, sized: Sequence[SizedImage], origin: Origin) -> None:
+        """Take in the images of a sample."""
+        store, decode = self.reading.store, self.reading.decode
+        entries = [None] * len(sized) if store is None else entry_names(sized, self._containers, decode)
+        for number, (image, entry) in enumerate(zip(sized, entries, strict=True), 1):
+            tokens = self.reading.geometry.tokens(image.resized_height, image.resized_width)
+            self.tokens.append(tokens)
+            picture = None if entry is None else self._find(entry, tokens)
+            if picture is None:
+                picture = len(self.entries)
+                self.entries.append(entry)
+                self._pictures.append(_Picture(image, number, origin, self._take(tokens)))
+                if entry is not None:
+                    self._named[entry] = picture
+            self.numbers.append(picture)
+
+    def add_filler(self) -> None:
+        """Take in a blank picture of one token."""
+        side = self.reading.geometry.factor
+        tokens = self.reading.geometry.tokens(side, side)
+        self.numbers.append(len(self.entries))
+        self.tokens.append(tokens)
+        self.entries.append(None)
+        blank = pixels.patchify(Image.new("L", (side, side)), self.reading.geometry)
+        self.room.memory.fill(self._take(tokens), blank)
+
+    def decode(self) -> list[Problem]:
+        """Decode the pictures into their places; returns what does not decode, in order."""
+        pool = self.reading.pool
+        run: Callable[..., Iterable[Problem | None]] = map if pool is None else pool.map
+        found = list(run(lambda picture: picture.decode(self.reading, self.room.memory), self._pictures))
+        return [problem for problem in found if problem is not None]
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """(P, 3 * p * p) patches of the pictures, one after the other."""
+        return self.room.pixels[: self._patches]
+
+    def known(self) -> NDArray[np.uint16]:
+        """(levels, tokens, hidden) stored features, image after image, bfloat16 as its bits."""
+        return np.ascontiguousarray(self.room.known[:, : self._known])
+
+    def _take(self, tokens: int) -> NDArray[np.uint8]:
+        start = self._patches
+        self._patches += tokens * self.reading.geometry.merge_size**2
+        return self.room.pixels[start : self._patches]
+
+    def _find(self, entry: bytes, tokens: int) -> int | None:
+        """The picture that an entry is, ``KNOWN`` if it could be read, None if it is to be decoded."""
+        store = self.reading.store
+        if entry in self._named:
+            return self._named[entry]
+        if store is None:
+            return None
+        if entry not in store and not self._refreshed:
+            store.refresh()
+            self._refreshed = True
+        if not store.read(entry, self.room.known[:, self._known : self._known + tokens]):
+            return None
+        self._known += tokens
+        return KNOWN

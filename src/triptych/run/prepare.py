@@ -1,0 +1,166 @@
+"""From a run file to indexed samples: read the model's small files, examine the sources, decide about problems."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from rich.console import Console
+
+from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.examine import Census, Reading
+from triptych.corpus.executor import Engine
+from triptych.errors import ConfigError, DataError, Problem
+from triptych.family.family import ModelFiles, read_model_files
+from triptych.images.size_cache import cache_folder
+from triptych.planning.cost import SampleCost
+from triptych.planning.mixture import Mixture
+from triptych.planning.plan import Plan, make_plan
+from triptych.run import console
+from triptych.run.settings import RunSettings
+
+REJECTED = "rejected.jsonl"
+Split = Literal["train", "eval"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that is known before torch is imported."""
+
+    files: ModelFiles
+    reading: Reading
+    corpora: dict[Split, Corpus]
+    """The good samples of each split that has sources."""
+    census: dict[Split, Census]
+
+
+def make_reading(files: ModelFiles, settings: RunSettings) -> Reading:
+    """How this run's model reads samples, under the run's limits.
+
+    Raises:
+        ConfigError: if the limits contradict the model's own.
+    """
+    geometry = files.geometry.limit(min_pixels=settings.data.min_pixels, max_pixels=settings.data.max_pixels)
+    if geometry.min_pixels > geometry.max_pixels:
+        raise ConfigError(
+            f"data.min_pixels {geometry.min_pixels:,} is larger than data.max_pixels {geometry.max_pixels:,} "
+            "(one of them is the model's own)"
+        )
+    return Reading(files.template(), geometry, settings.budget(geometry.merge_size))
+
+
+def prepare(settings: RunSettings, splits: Sequence[Split], out: Console, engine: Engine | None = None) -> Prepared:
+    """Index the sources of ``splits``; takes seconds, decodes no image and imports no torch.
+
+    What was read and measured before, by any run, comes from the user's cache folder.
+
+    With ``data.on_error: skip`` the problems go to ``rejected.jsonl`` in the output folder and their number is printed.
+
+    Raises:
+        ConfigError: if a data file is missing, or what is to learn does not fit the model.
+        ModelError: if the model folder cannot be used.
+        DataError: with all problems of all splits, under ``data.on_error: stop``; or if no good sample is left.
+    """
+    files = read_model_files(settings.model.path)
+    settings.check_model(files.config)
+    reading = make_reading(files, settings)
+    Path(settings.output).mkdir(parents=True, exist_ok=True)
+    corpora: dict[Split, Corpus] = {}
+    census: dict[Split, Census] = {}
+    for split in splits:
+        sources = settings.sources(split)
+        if not sources:
+            continue
+        with console.watching(f"data.{split}", out) as progress:
+            corpora[split], census[split] = load_or_build(
+                sources, reading, files.text_hash(), cache_folder(), engine, progress
+            )
+    problems = [problem for found in census.values() for problem in found.problems]
+    if problems and settings.data.on_error == "stop":
+        raise DataError(problems, "mend the data, or set data.on_error: skip to train on the rest")
+    for split, found in census.items():
+        if not found.ok:
+            raise DataError(found.problems or found.dropped, f"no good sample is left in data.{split}")
+    if is_main_process():
+        for split, found in census.items():
+            out.print(f"data.{split}: {console.census_line(found)}", markup=False)
+        write_rejected(Path(settings.output), [p for c in census.values() for p in (*c.problems, *c.dropped)], out)
+    return Prepared(files, reading, corpora, census)
+
+
+def train_mixture(settings: RunSettings, corpus: Corpus) -> Mixture:
+    """How much of each source an epoch of the run holds.
+
+    Raises:
+        ConfigError: if it is nothing at all.
+    """
+    shares = tuple(source.share() for source in settings.data.train)
+    sizes = np.bincount(corpus.sources, minlength=len(shares))
+    mixture = Mixture(tuple(sizes.tolist()), shares)
+    if not sum(mixture.counts()):
+        raise ConfigError("data.train: `epochs` of its sources leave no sample in an epoch; raise them")
+    return mixture
+
+
+def rows_per_rank(settings: RunSettings, world_size: int) -> int:
+    """Rows of an optimizer step that each rank takes.
+
+    Raises:
+        ConfigError: if they do not divide.
+    """
+    rows = settings.train.rows_per_step
+    if rows % world_size:
+        raise ConfigError(f"train.rows_per_step: {rows} rows do not divide among {world_size} ranks")
+    return rows // world_size
+
+
+def plan_training(settings: RunSettings, corpus: Corpus, world_size: int, cost: SampleCost | None = None) -> Plan:
+    """The rows of a run: what ``triptych plan`` shows is what training takes.
+
+    Args:
+        settings: of the run.
+        corpus: its samples.
+        world_size: ranks that share the rows.
+        cost: what a sample costs, to give ranks alike to do; None for rows in the order in which they are drawn.
+
+    Raises:
+        ConfigError: if the sources' shares leave no sample in an epoch.
+    """
+    train = settings.train
+    return make_plan(
+        corpus.lengths,
+        settings.batch.spec(),
+        epochs=train.epochs,
+        seed=train.seed,
+        world_size=world_size,
+        rows_per_step=train.rows_per_step,
+        costs=None if cost is None else corpus.costs(cost),
+        mixture=train_mixture(settings, corpus),
+    )
+
+
+def write_rejected(output: Path, problems: Sequence[Problem], out: Console) -> None:
+    """Start ``rejected.jsonl`` with what was left out before training; none, and an old file is removed."""
+    path = output / REJECTED
+    path.unlink(missing_ok=True)
+    append_rejected(output, problems)
+    if problems:
+        out.print(f"left out: {len(problems):,} problems, listed in {path}", markup=False)
+
+
+def append_rejected(output: Path, problems: Sequence[Problem]) -> None:
+    """Add problems to ``rejected.jsonl``."""
+    if problems:
+        with (output / REJECTED).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(problem.to_dict(), ensure_ascii=False) + "\n" for problem in problems)
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for the run; launchers set RANK."""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,211 @@
+"""Sources, records and shards: which files a run reads, and in which pieces, each element with its file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+from triptych.errors import ConfigError, Origin, Problem
+from triptych.sources import storage
+
+Kind = Literal["json", "parquet", "arrow", "tar"]
+KINDS: dict[str, Kind] = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow", ".tar": "tar"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+"""Endings of compressed JSON files, with pyarrow's names of the compressions."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Where the bytes of one image are."""
+
+    source: str
+    """As the data names it: a path (absolute, or relative to the source's ``media_dir``), a URL, a data URI."""
+    location: str | None = None
+    """Where a reader has found it already, in the form that ``images.open_bytes`` takes: inside a Parquet file, a
+    tar, ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One element of a data file, as found."""
+
+    data: dict[str, Any]
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One or more data files that share an image folder and a naming of their keys."""
+
+    path: str | tuple[str, ...]
+    """A file, a saved ``datasets`` folder, a URL, a glob, or several of them."""
+    media_dir: str | None = None
+    """Folder, tar file or URL that relative image paths start from; None means the folder of each data file."""
+    confine: bool = False
+    """Refuse images that lie outside ``media_dir`` (code ``image-outside``)."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Names of the record's keys where they differ: ``{"conversations": "dialog", "images": "pictures"}``."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Names inside a turn where they differ: ``{"role": "speaker", "content": "text", "user": "U"}``."""
+    allow_remote: bool = False
+    """Read data files and images behind URLs; without it the network is not touched."""
+
+    def files(self) -> list[str]:
+        """The data files in a stable order, each once; a ``datasets`` folder stands for its Arrow files.
+
+        Raises:
+            ConfigError: if a path or glob matches nothing, or a file has an extension that is not read.
+        """
+        patterns = (self.path,) if isinstance(self.path, str) else self.path
+        files: dict[str, None] = {}
+        for pattern in patterns:
+            if storage.is_remote(pattern) and not self.allow_remote:
+                raise ConfigError(f"{pattern!r} is remote; set data.allow_remote: true (--allow-remote) to read it")
+            found = storage.matching(pattern)
+            if not found:
+                raise ConfigError(f"no data file matches {pattern!r}")
+            for name in found:
+                for file in _expand_folder(name):
+                    kind_of(file)
+                    try:
+                        storage.absolute(file).encode()
+                    except UnicodeEncodeError as error:
+                        raise ConfigError(f"{file!r}: the name is not UTF-8; rename the file or its folder") from error
+                    files[file] = None
+        return list(files)
+
+    def media_root(self, data_file: str) -> str:
+        """Where the relative image paths of ``data_file`` start from: its folder, or its members if it is a tar."""
+        if self.media_dir is not None:
+            return self.media_dir
+        return data_file if data_file.endswith(".tar") else storage.parent(data_file)
+
+
+def kind_of(path: str) -> Kind:
+    """How a data file is read, by its name.
+
+    Raises:
+        ConfigError: for a name with another ending.
+    """
+    name, compression = split_compression(path)
+    for ending, kind in KINDS.items():
+        if name.endswith(ending):
+            if compression and kind != "json":
+                raise ConfigError(f"{path!r}: a compressed {ending} file allows no random access; unpack it")
+            return kind
+    raise ConfigError(f"{path!r}: data files end in {', '.join(KINDS)} (.json and .jsonl also in .gz or .zst)")
+
+
+def split_compression(path: str) -> tuple[str, str | None]:
+    """A file's name without the ending of its compression, and pyarrow's name of that."""
+    name = storage.named(path)
+    for ending, compression in COMPRESSIONS.items():
+        if name.endswith(ending):
+            return name.removesuffix(ending), compression
+    return name, None
+
+
+def _expand_folder(name: str) -> list[str]:
+    if storage.is_remote(name):
+        return [name]
+    from triptych.sources import tables
+
+    return tables.folder_files(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Some records of one data file, next to each other: what one worker reads at a time."""
+
+    path: str
+    start: int
+    """Where it begins: byte of a JSON file, row group of Parquet, record batch of Arrow, 0 for a tar."""
+    end: int
+    """Where the next one begins."""
+    form: Literal["lines", "array", "object", "groups", "tar"]
+    content: bytes | None = None
+    """The bytes themselves, where the file can only be read from its beginning."""
+    defect: str | None = None
+    """What is wrong with the file behind these records; nothing more of it can be read."""
+    weight: int = 0
+    """Bytes of the file, as stored, that it stands for: what a progress bar counts."""
+
+
+@dataclass(slots=True)
+class Elements:
+    """What a shard holds, in file order."""
+
+    records: list[Record | Problem]
+    """Lines in origins are counted from 1 at the start of the shard; 0 means the file as a whole."""
+    count: int
+    """Lines, elements or rows of the shard, blank ones included: what the next shard's lines start from."""
+
+
+class Reader(Protocol):
+    """How one kind of file is cut into shards and read; a module with these two functions."""
+
+    def cut(self, path: str) -> Iterator[Shard]:
+        """The shards of a file in order, found without building its records."""
+
+    def read(self, shard: Shard) -> Elements:
+        """The records of one shard."""
+
+
+def reader(kind: Kind) -> Reader:
+    """The module that reads files of this kind."""
+    from triptych.sources import json_files, tables, tars
+
+    modules: dict[Kind, Reader] = {"json": json_files, "parquet": tables, "arrow": tables, "tar": tars}
+    return modules[kind]
+
+
+def cut(path: str) -> Iterator[Shard]:
+    """The shards of a data file in order.
+
+    Raises:
+        ConfigError: if the file cannot be read at all.
+    """
+    try:
+        yield from reader(kind_of(path)).cut(path)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path!r}: {error.strerror or error}") from error
+
+
+def read(shard: Shard) -> Elements:
+    """The records of one shard, lines counted from its start.
+
+    Raises:
+        ConfigError: if the file cannot be read.
+    """
+    try:
+        return reader(kind_of(shard.path)).read(shard)
+    except OSError as error:
+        raise ConfigError(f"cannot read {shard.path!r}: {error.strerror or error}") from error
+
+
+def read_records(path: str) -> Iterator[Record | Problem]:
+    """Yield every element of ``path`` in file order; what is not a JSON object becomes a ``bad-shape`` problem.
+
+    Raises:
+        ConfigError: if the file cannot be read at all.
+    """
+    base = 0
+    for shard in cut(path):
+        elements = read(shard)
+        for element in elements.records:
+            yield replace(element, origin=shifted(element.origin, base))
+        base += elements.count
+
+
+def shifted(origin: Origin, base: int) -> Origin:
+    """An origin of a shard as one of its file, ``base`` lines further down."""
+    return Origin(origin.path, origin.line + base) if origin.line else origin
+
+
+def json_type(value: Any) -> str:
+    """How a message names the JSON type of ``value``, with its article."""
+    if value is None:
+        return "null"
+    names: dict[type, str] = {bool: "true or false", int: "a number", float: "a number", str: "a string"}
+    return names.get(type(value), "a list" if isinstance(value, list) else "an object")

@@ -1,0 +1,356 @@
+"""ChatML as the family's released chat templates render it, cut into segments that know whether they are targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from triptych.errors import ModelError
+from triptych.text.chat_template import THINK_END, THINK_START, TOOL_END, TOOL_START, ChatStyle
+from triptych.text.conversation import Conversation, Turn
+from triptych.text.word_cache import WordTokenizer
+
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+VISION_START, IMAGE_PAD, VISION_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One conversation as ids, with exactly **one** ``<|image_pad|>`` per image; U is its number of tokens."""
+
+    ids: NDArray[np.int32]
+    """(U,)"""
+    supervised: NDArray[np.bool_]
+    """(U,) whether the id is a target."""
+    slots: NDArray[np.int32]
+    """(N,) index into ``ids`` of the pad of each image, in reading order."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedMany:
+    """C conversations as ids, end to end; each kind of value with its (C + 1,) bounds."""
+
+    ids: NDArray[np.int32]
+    id_bounds: NDArray[np.int32]
+    spans: NDArray[np.int32]
+    """[start, end) pairs of targets, flat, counted within their conversation"""
+    span_bounds: NDArray[np.int32]
+    slots: NDArray[np.int32]
+    """Index of the pad of each image within its conversation"""
+    slot_bounds: NDArray[np.int32]
+    unshown: NDArray[np.int32]
+    """(C,) answers whose thinking the chat template leaves out, since a later question follows"""
+
+    def __len__(self) -> int:
+        return len(self.id_bounds) - 1
+
+    def __getitem__(self, number: int) -> Encoded:
+        def piece(values: NDArray[np.int32], bounds: NDArray[np.int32]) -> NDArray[np.int32]:
+            return values[bounds[number] : bounds[number + 1]]
+
+        ids = piece(self.ids, self.id_bounds)
+        return Encoded(ids, targets(piece(self.spans, self.span_bounds), len(ids)), piece(self.slots, self.slot_bounds))
+
+
+def targets(spans: NDArray[np.int32], length: int) -> NDArray[np.bool_]:
+    """(length,) whether each id is a target, of [start, end) pairs."""
+    supervised = np.zeros(length, np.bool_)
+    for start, end in zip(spans[::2].tolist(), spans[1::2].tolist(), strict=True):
+        supervised[start:end] = True
+    return supervised
+
+
+_Segment = tuple[Sequence[int] | None, int, bool, bool]
+"""A piece of a rendered conversation: its ids or None, else the number of its text; whether target; whether picture."""
+
+
+class Template:
+    """Renders and tokenizes conversations turn by turn.
+
+    Each turn is ``<|im_start|>role\\n`` content ``<|im_end|>\\n``. An answer's content is tokenized apart from its
+    header, so that training sees the ids that generation would produce after the prompt ``<|im_start|>assistant\\n``;
+    a user's content is tokenized together with its header, since that is how a prompt is tokenized. Strings of the
+    data never become special tokens.
+
+    Where the style has thinking blocks, what a prompt would hold of them is no target: the opening, and the whole of
+    an empty block where a prompt may close it at once.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, style: ChatStyle) -> None:
+        """
+        Args:
+            tokenizer: the model's tokenizer; it is set to read special-token text as plain text.
+            style: what the model's chat template does beyond plain ChatML.
+
+        Raises:
+            ModelError: if the tokenizer lacks one of the markup tokens.
+        """
+        self.tokenizer = tokenizer
+        self.tokenizer.encode_special_tokens = True
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self._words = WordTokenizer(self.tokenizer)
+        self.style = style
+        self.turn_start, self.turn_end, self.vision_start, self.image_pad, self.vision_end = (
+            self._special(token) for token in (TURN_START, TURN_END, VISION_START, IMAGE_PAD, VISION_END)
+        )
+        self._newline = self._encode("\n")
+        self._answer_header = [self.turn_start, *self._encode("assistant\n")]
+        self._turn_header = [self.turn_start]
+        self._turn_footer = [self.turn_end, *self._newline]
+        self._picture = [self.vision_start, self.image_pad, self.vision_end]
+        self._think_open: list[int] = []
+        self._think_skipped: list[int] = []
+        if style.thinking != "none":
+            start, end, gap = self._special(THINK_START), self._special(THINK_END), self._encode("\n\n")
+            self._think_open = [start, *self._newline]
+            self._think_close = [end, *gap]
+            self._think_skipped = [start, *gap, end, *gap]
+
+    @classmethod
+    def from_file(cls, path: Path, style: ChatStyle) -> Template:
+        """Load ``tokenizer.json``.
+
+        Raises:
+            ModelError: if the file cannot be read or lacks a markup token.
+        """
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception for any defect of the file
+            raise ModelError(f"cannot read the tokenizer {path}: {error}") from error
+        return cls(tokenizer, style)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self.tokenizer.to_str(), self.style)
+
+    def encode(self, conversation: Conversation) -> Encoded:
+        """Tokenize a whole conversation, answers included."""
+        return self.encode_all([conversation])[0]
+
+    def encode_all(self, conversations: Sequence[Conversation]) -> EncodedMany:
+        """Tokenize many conversations in one call of the tokenizer; a text that comes again is tokenized once."""
+        texts: dict[str, int] = {}
+        rendered = [self._render(conversation.turns, texts) for conversation in conversations]
+        unshown = [self._unshown(conversation.turns) for conversation in conversations]
+        return _assemble(rendered, self._words.encode_all(list(texts)), unshown)
+
+    def encode_prompt(self, conversation: Conversation, *, thinking: bool | None = None) -> Encoded:
+        """Tokenize a conversation that ends with a question, and the header of the answer to come.
+
+        Args:
+            conversation: what was said so far.
+            thinking: whether the answer is to begin with a thinking block, where the style leaves a choice; None for
+                what its template does by itself.
+        """
+        encoded = self.encode(conversation)
+        opens = self.style.thinks_by_default if thinking is None else thinking
+        header = list(self._answer_header)
+        if self.style.thinking != "none":
+            header += self._think_open if opens or not self.style.skips_thinking else self._think_skipped
+        ids = np.concatenate((encoded.ids, np.array(header, np.int32)))
+        return Encoded(ids, np.zeros(len(ids), np.bool_), encoded.slots)
+
+    def split_answer(self, encoded: Encoded) -> tuple[Encoded, NDArray[np.int32]]:
+        """Cut a conversation at its last answer.
+
+        Returns:
+            The prompt that a model is to go on from (it ends in the answer's header), and the ids of the recorded
+            answer without its end mark.
+        """
+        start = int(np.flatnonzero(encoded.ids == self.turn_start)[-1]) + len(self._answer_header)
+        for opening in (self._think_skipped if self.style.skips_thinking else [], self._think_open):
+            if opening and encoded.ids[start : start + len(opening)].tolist() == opening:
+                start += len(opening)
+                break
+        prompt = Encoded(encoded.ids[:start], encoded.supervised[:start], encoded.slots[encoded.slots < start])
+        answer = encoded.ids[start:]
+        return prompt, answer[: int(np.flatnonzero(answer == self.turn_end)[0])] if self.turn_end in answer else answer
+
+    def thinks(self, encoded: Encoded) -> bool:
+        """Whether the last answer of a conversation begins with a thought."""
+        prompt, _ = self.split_answer(encoded)
+        opening = self._think_open
+        return bool(opening) and prompt.ids[-len(opening) :].tolist() == opening
+
+    def filler(self) -> Encoded:
+        """One picture and nothing to learn: a sample that keeps a row from being empty, or without a picture."""
+        ids = np.array([self.vision_start, self.image_pad, self.vision_end], np.int32)
+        return Encoded(ids, np.zeros(3, np.bool_), np.array([1], np.int32))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, special tokens left out."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def readable(self, prompt: Encoded) -> str:
+        """The dialogue of a prompt for people: a line per turn, ``[picture 1]`` for a picture, no default system."""
+        lines: list[str] = []
+        pictures = 0
+        starts = [*np.flatnonzero(prompt.ids == self.turn_start).tolist(), len(prompt.ids)]
+        for start, end in pairwise(starts):
+            text = ""
+            pieces = np.split(prompt.ids[start:end], np.flatnonzero(prompt.ids[start:end] == self.image_pad))
+            for number, piece in enumerate(pieces):
+                if number:
+                    pictures += 1
+                    text += f"[picture {pictures}]"
+                text += self.decode(piece.tolist())
+            role, _, content = text.partition("\n")
+            if self.style.thinking != "none":  # what a prompt holds of a thinking block
+                content = content.replace(f"{THINK_START}\n\n{THINK_END}", "").removesuffix(f"{THINK_START}\n")
+            if content.strip() and not (role == "system" and content.strip() == self.style.default_system):
+                lines.append(f"{role}: {content.strip()}")
+        return "\n".join(lines)
+
+    def final_text(self, ids: Sequence[int]) -> str:
+        """Text of an answer's ids behind its thinking, special tokens left out."""
+        return self.decode(ids).rpartition(THINK_END)[2] if self.style.thinking != "none" else self.decode(ids)
+
+    def text(self, encoded: Encoded) -> str:
+        """All of a conversation as text, special tokens included."""
+        return str(self.tokenizer.decode(encoded.ids.tolist(), skip_special_tokens=False))
+
+    def _render(self, turns: Sequence[Turn], texts: dict[str, int]) -> list[_Segment]:
+        """Pieces of a conversation; its texts are added to ``texts``, numbered in order."""
+        segments: list[_Segment] = []
+
+        def text(content: str, target: bool = False) -> None:
+            if content:
+                segments.append((None, texts.setdefault(content, len(texts)), target, False))
+
+        last_question = self._last_question(turns)
+        if self.style.default_system is not None and not (turns and turns[0].role == "system"):
+            segments.append((self._turn_header, 0, False, False))
+            text(f"system\n{self.style.default_system}")
+            segments.append((self._turn_footer, 0, False, False))
+        for number, turn in enumerate(turns):
+            parts: Sequence[str | int] = _trimmed(turn.parts) if self.style.trims else turn.parts
+            target = turn.supervised
+            if turn.role == "assistant":
+                segments.append((self._answer_header, 0, False, False))
+                if self.style.thinking != "none":
+                    thought, parts = _split_thinking(parts, trims=self.style.trims)
+                    if self.style.thinking == "all" or number > last_question:
+                        self._render_thinking(thought, target, segments, text)
+            else:
+                segments.append((self._turn_header, 0, False, False))
+                header = f"{turn.role}\n"
+                if parts and isinstance(parts[0], str):
+                    header += parts[0]
+                    parts = parts[1:]
+                text(header)
+            for part in parts:
+                if isinstance(part, str):
+                    text(part, target)
+                else:
+                    # A picture inside an answer is context, never a target: no model of the family draws.
+                    segments.append((self._picture, 0, False, True))
+            segments.append((self._turn_footer, 0, target, False))
+        return segments
+
+    def _last_question(self, turns: Sequence[Turn]) -> int:
+        asked = (number for number, turn in enumerate(turns) if turn.role == "user" and not self._is_tool(turn))
+        return max(asked, default=-1)
+
+    def _is_tool(self, turn: Turn) -> bool:
+        parts = _trimmed(turn.parts)
+        if not self.style.answers_tools or not parts:
+            return False
+        return str(parts[0]).startswith(TOOL_START) and str(parts[-1]).endswith(TOOL_END)
+
+    def _unshown(self, turns: Sequence[Turn]) -> int:
+        if self.style.thinking != "last":
+            return 0
+        earlier = (turn for turn in turns[: self._last_question(turns) + 1] if turn.role == "assistant")
+        return sum(bool(_split_thinking(turn.parts, trims=self.style.trims)[0]) for turn in earlier)
+
+    def _render_thinking(
+        self, thought: str, target: bool, segments: list[_Segment], text: Callable[[str, bool], None]
+    ) -> None:
+        if not thought and self.style.skips_thinking:
+            segments.append((self._think_skipped, 0, False, False))
+            return
+        segments.append((self._think_open, 0, False, False))
+        text(f"{thought}\n", target)
+        segments.append((self._think_close, 0, target, False))
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _special(self, token: str) -> int:
+        number = self.tokenizer.token_to_id(token)
+        if number is None:
+            raise ModelError(f"the tokenizer has no {token}: this is not a model of the Qwen-VL family")
+        return int(number)
+
+
+def _assemble(
+    rendered: Sequence[Sequence[_Segment]], texts: Sequence[Sequence[int]], unshown: Sequence[int]
+) -> EncodedMany:
+    ids: list[int] = []
+    spans: list[int] = []
+    slots: list[int] = []
+    bounds = [(0, 0, 0)]
+    for segments in rendered:
+        begin = len(ids)
+        open_span = -1
+        for fixed, number, target, picture in segments:
+            start = len(ids) - begin
+            if picture:
+                slots.append(start + 1)
+            if target != (open_span >= 0):  # neighbouring targets are one span
+                if target:
+                    open_span = start
+                else:
+                    spans += (open_span, start)
+                    open_span = -1
+            ids += texts[number] if fixed is None else fixed
+        if open_span >= 0:
+            spans += (open_span, len(ids) - begin)
+        bounds.append((len(ids), len(spans), len(slots)))
+    id_bounds, span_bounds, slot_bounds = np.array(bounds, np.int32).T
+    return EncodedMany(
+        np.array(ids, np.int32),
+        id_bounds,
+        np.array(spans, np.int32),
+        span_bounds,
+        np.array(slots, np.int32),
+        slot_bounds,
+        np.array(unshown, np.int32),
+    )
+
+
+def _trimmed(parts: Sequence[str | int]) -> list[str | int]:
+    """A message without the white space at its ends."""
+    kept = list(parts)
+    for end, strip in ((0, str.lstrip), (-1, str.rstrip)):
+        if kept and isinstance(kept[end], str):
+            text = strip(str(kept[end]))
+            kept[end : end + 1 or None] = [text] if text else []
+    return kept
+
+
+def _split_thinking(parts: Sequence[str | int], *, trims: bool) -> tuple[str, Sequence[str | int]]:
+    """An answer's thinking, and what follows it, as the chat templates cut at ``</think>``.
+
+    An answer that shows a picture before that mark is left whole: no picture is lost.
+    """
+    marked = [number for number, part in enumerate(parts) if isinstance(part, str) and THINK_END in part]
+    if not marked or any(isinstance(part, int) for part in parts[: marked[-1]]):
+        return "", parts
+    before = "".join(str(part) for part in parts[: marked[-1] + 1])
+    thought = before.split(THINK_END)[0].rstrip("\n").split(THINK_START)[-1].strip("\n")
+    rest = before.split(THINK_END)[-1].lstrip("\n")
+    thought = thought.strip() if trims else thought
+    return thought, [*([rest] if rest else []), *parts[marked[-1] + 1 :]]
+
+
+def _restore(tokenizer: str, style: ChatStyle) -> Template:
+    return Template(Tokenizer.from_str(tokenizer), style)

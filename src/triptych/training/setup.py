@@ -1,0 +1,42 @@
+"""Load a model for training: weights, attention, and what of it learns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import PreTrainedModel
+
+from triptych.family.family import Family
+from triptych.forward.attention import Attention, install_attention
+from triptych.forward.isolation import Isolation
+from triptych.model.loading import load_model
+from triptych.model.patch_embed import project_by_product
+from triptych.model.qlora import four_bit, require_four_bit
+from triptych.model.trainable import set_up_training
+from triptych.run.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+def load_for_training(
+    settings: ModelSettings, family: Family, precision: torch.dtype, device: torch.device, isolation: Isolation
+) -> tuple[PreTrainedModel | PeftModel, Attention]:
+    """Load the weights of ``settings.path``, in 4 bits where asked, choose what computes attention on ``device``, and
+    decide which of the weights learn.
+
+    Raises:
+        ConfigError: if the settings do not fit the model, or this machine cannot compute with 4-bit weights.
+        ModelError: if transformers cannot load them.
+    """
+    if settings.train == "qlora":
+        require_four_bit()
+        # What is not packed arrives on the GPU as it is loaded; in float32 it might not fit where training would.
+        loaded = load_model(settings, dtype=precision, quantization=four_bit(family))
+    else:
+        loaded = load_model(settings)
+    # Before anything is copied: a copy of a part has a config of its own.
+    attention = install_attention(loaded, settings.attention, device, precision, recurrent=isolation.recurrent)
+    project_by_product(loaded)
+    return set_up_training(loaded, family, settings, precision), attention

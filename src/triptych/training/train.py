@@ -1,0 +1,288 @@
+"""Train: plan the run, hand rows to transformers' Trainer, normalise the loss over the step's supervised tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
+
+from triptych.corpus.corpus import Corpus
+from triptych.errors import ConfigError, ModelError
+from triptych.forward.batch import RowDataset
+from triptych.forward.isolation import Isolation, choose_isolation
+from triptych.forward.row_forward import RowForward
+from triptych.model.compile import check_compiler, compile_layers
+from triptych.model.loading import PixelNormalizer, ProcessorFiles, choose_precision
+from triptych.model.parts import PartSize, learning_parts, part_sizes
+from triptych.model.trainable import parameter_rates
+from triptych.planning.cost import SampleCost, model_cost
+from triptych.planning.plan import Plan, sequential_plan
+from triptych.rows.builder import RowBuilder
+from triptych.rows.feature_store import FeatureReader
+from triptych.rows.loader import Loading, threads_per_worker
+from triptych.run import console, run_file
+from triptych.run.environment import keep_freed_memory
+from triptych.run.prepare import Prepared, Split, is_main_process, plan_training, train_mixture
+from triptych.run.settings import RunSettings
+from triptych.training.callbacks import ConsoleCallback, EpochCallback, RunLogCallback, tensorboard_callback
+from triptych.training.feature_setup import open_features
+from triptych.training.hf_arguments import training_arguments
+from triptych.training.setup import load_for_training
+from triptych.training.summary import write_summary
+from triptych.training.trainer import RowTrainer
+
+STATE = "triptych.json"
+LEAKAGE = 0.1
+"""Relative difference of logits above which it is no rounding; bfloat16 was seen to give 0.01, leaks 0.6 and more."""
+
+
+def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bool = False) -> Path:
+    """Train as ``settings`` say; returns the folder of the final model.
+
+    Raises:
+        ConfigError: for settings that cannot work together, or a checkpoint of a different run under ``resume``.
+        DataError: under ``data.on_error: stop``, if a sample breaks during training.
+    """
+    output = Path(settings.output)
+    precision = choose_precision(settings.model)
+    args = training_arguments(settings, precision)
+    if args.device.type == "cpu":
+        keep_freed_memory()
+    cost = model_cost(settings.model.recipe, prepared.files.config)
+    plans = _plan_run(settings, prepared, args, cost)
+    plan = plans["train"]
+    identity: dict[str, Any] = {"plan": _plan_identity(settings, prepared.corpora["train"], cost)}
+    checkpoint = latest_checkpoint(output) if resume else None
+    saved = {} if checkpoint is None else _check_identity(checkpoint, identity)
+    family = prepared.files.family
+    set_seed(settings.train.seed)  # adapters start from random weights
+    isolation = choose_isolation(family, args.device)
+    model, attention = load_for_training(settings.model, family, precision, args.device, isolation)
+    rates = parameter_rates(model, family, settings)
+    model.config.use_cache = False
+    if settings.train.compile:
+        check_compiler(args.device)
+        compile_layers(model, family)
+    sharded = _is_sharded(args)
+    features = open_features(
+        settings, prepared, plans, model, args, precision, sharded=sharded, resumed=saved.get("feature_cache")
+    )
+    identity["feature_cache"] = features.decision.on
+    extra = {"run.yaml": run_file.to_yaml(settings), STATE: json.dumps(identity)}
+    processor = ProcessorFiles(prepared.files, prepared.reading.geometry, extra)
+    steps = math.ceil(len(plan) / settings.train.rows_per_step)
+    _check_sharding(args, isolation)
+    if is_main_process():
+        _print_start(settings, prepared, part_sizes(model, family, rates), plan, steps, precision, checkpoint, out)
+        out.print(str(attention), markup=False)
+        if not isolation.packs:
+            out.print(f"one sample at a time: {isolation.reason}", markup=False)
+        out.print(features.decision.line, markup=False)
+    together = args.world_size > 1 and (sharded or not learning_parts(model, family).isdisjoint(("vision", "merger")))
+    done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+    datasets = _datasets(settings, prepared, plans, features.reader, args, done, with_image=together)
+    trainer = RowTrainer(
+        model=model,
+        args=args,
+        train_dataset=datasets["train"],
+        eval_dataset=datasets.get("eval"),
+        processing_class=processor,
+        forward=RowForward(
+            PixelNormalizer(prepared.files), isolation, attention, features.cache, settings.train.logits_bytes
+        ),
+        family=family,
+        settings=settings,
+        rates=rates,
+        plan=plan,
+        out=out,
+        callbacks=_callbacks(settings, plan, output, out),
+    )
+    if not sharded:
+        _check_isolation(trainer, out)
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        stored = features.close()
+        if stored:
+            out.print(stored, markup=False)
+    final = output / "final"
+    trainer.save_model(str(final))
+    if is_main_process():
+        write_summary(output, settings, trainer.state.log_history, plan, trainer.lost_samples, out)
+    return final
+
+
+def _plan_run(
+    settings: RunSettings, prepared: Prepared, args: TrainingArguments, cost: SampleCost | None
+) -> dict[Split, Plan]:
+    plans: dict[Split, Plan] = {"train": plan_training(settings, prepared.corpora["train"], args.world_size, cost)}
+    held_out = prepared.corpora.get("eval")
+    if held_out is not None:
+        costs = None if cost is None else held_out.costs(cost)
+        plans["eval"] = sequential_plan(
+            held_out.lengths, settings.batch.spec(), world_size=args.world_size, costs=costs
+        )
+    return plans
+
+
+def _datasets(
+    settings: RunSettings,
+    prepared: Prepared,
+    plans: dict[Split, Plan],
+    store: FeatureReader | None,
+    args: TrainingArguments,
+    done: int,
+    *,
+    with_image: bool,
+) -> dict[Split, RowDataset]:
+    """The rows of each split, from ``done`` steps on; ``with_image``: ranks that run the tower together must all run
+    it, on every row.
+    """
+    data, filler = settings.data, prepared.reading.template.filler()
+    loading = Loading(data.workers, data.prefetch_mb * 2**20, args.world_size, threads_per_worker(data.workers))
+    first = done * settings.train.rows_per_step + args.process_index
+    datasets = {}
+    for split, plan in plans.items():
+        builder = RowBuilder(prepared.corpora[split], filler, with_image, store, data.decode)
+        # The first rows are decoded while the trainer is set up; those of an evaluation when it comes.
+        datasets[split] = RowDataset(plan, builder, loading, first=first if split == "train" else None)
+    return datasets
+
+
+def _check_sharding(args: TrainingArguments, isolation: Isolation) -> None:
+    """Ranks that hold shards of each other's weights must run the model equally often.
+
+    Raises:
+        ConfigError: if they would wait for each other forever.
+    """
+    if _is_sharded(args) and not isolation.packs:
+        raise ConfigError(
+            f"{isolation.reason}, and under FSDP or DeepSpeed a rank cannot run the samples of a row one by one: "
+            "install what is missing, or train without sharding"
+        )
+
+
+def _is_sharded(args: TrainingArguments) -> bool:
+    return bool(args.fsdp) or args.deepspeed is not None
+
+
+def _check_isolation(trainer: RowTrainer, out: Console) -> None:
+    """See for oneself that packed samples are kept apart, with this model, device and attention, before training on it.
+
+    Raises:
+        ModelError: if attention lets them see each other.
+    """
+    model: Any = trainer.model
+    forward = trainer.forward
+    if not forward.isolation.packs:
+        return
+    training = model.training
+    model.train(False)
+    with trainer.accelerator.autocast():
+        leakage = forward.leakage(model, model.config.text_config.vocab_size, trainer.args.device)
+    model.train(training)
+    if leakage < LEAKAGE:
+        return
+    found = f"packed samples see each other here (logits differ by {leakage:.0%} from those of the sample alone)"
+    if not forward.isolation.recurrent:
+        raise ModelError(f"{found}; choose another model.attention")
+    reason = f"{found}, in spite of the installed kernels"
+    trainer.forward = replace(forward, isolation=Isolation(packs=False, reason=reason))
+    if is_main_process():
+        out.print(f"one sample at a time: {reason}", markup=False)
+
+
+def _plan_identity(settings: RunSettings, corpus: Corpus, cost: SampleCost | None) -> str:
+    """Names the order of the rows: two runs with the same one see the same samples at the same step."""
+    digest = hashlib.sha256()
+    digest.update(corpus.lengths.tokens.tobytes())
+    digest.update(corpus.lengths.patches.tobytes())
+    order: list[Any] = [asdict(settings.batch.spec()), settings.train.seed, settings.train.rows_per_step]
+    mixture = train_mixture(settings, corpus)
+    if not mixture.plain:
+        order.append(asdict(mixture))
+    if cost is not None and settings.train.rows_per_step > 1:
+        digest.update(corpus.costs(cost).tobytes())
+    digest.update(json.dumps(order).encode())
+    return digest.hexdigest()
+
+
+def latest_checkpoint(output: Path) -> Path | None:
+    """The last complete checkpoint of a run; Trainer writes ``trainer_state.json`` last."""
+    found = []
+    for folder in output.glob("checkpoint-*"):
+        step = re.fullmatch(r"checkpoint-(\d+)", folder.name)
+        if step and (folder / "trainer_state.json").exists():
+            found.append((int(step[1]), folder))
+    return max(found)[1] if found else None
+
+
+def _check_identity(checkpoint: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """What the run that wrote ``checkpoint`` noted about itself."""
+    saved: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
+    if saved["plan"] != identity["plan"]:
+        raise ConfigError(
+            f"{checkpoint} belongs to other rows: data, limits, batch, seed or rows_per_step changed since. "
+            "Restore them, or start anew without --resume in another output folder"
+        )
+    return saved
+
+
+def _callbacks(settings: RunSettings, plan: Plan, output: Path, out: Console) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = [EpochCallback(settings, plan)]
+    if is_main_process():
+        callbacks += [RunLogCallback(output), ConsoleCallback(out)]
+        board = tensorboard_callback(output)
+        callbacks += [board] if board else []
+    return callbacks
+
+
+def _sizes_table(sizes: Sequence[PartSize]) -> Table:
+    rows = []
+    for size in sizes:
+        lowest_and_highest = dict.fromkeys((*size.rates[:1], *size.rates[-1:]))
+        rates = " to ".join(f"{rate:g}" for rate in lowest_and_highest) or "-"
+        rows.append(
+            (size.part, *(f"{count:,}" for count in (size.total, size.full, size.adapters, size.frozen)), rates)
+        )
+    sums = (
+        f"{sum(column):,}" for column in zip(*((s.total, s.full, s.adapters, s.frozen) for s in sizes), strict=True)
+    )
+    heads = ("part", "all", "trained in full", "adapters", "frozen", "learning rate")
+    return console.table("Parameters", heads, [*rows, ("all", *sums, "")])
+
+
+def _print_start(
+    settings: RunSettings,
+    prepared: Prepared,
+    sizes: list[PartSize],
+    plan: Plan,
+    steps: int,
+    precision: torch.dtype,
+    checkpoint: Path | None,
+    out: Console,
+) -> None:
+    """What learns, and how much there is to do."""
+    out.print(_sizes_table(sizes))
+    corpus = prepared.corpora["train"]
+    tokens = int(corpus.lengths.tokens.sum())
+    out.print(
+        f"{prepared.files.family.name}, {settings.model.train}, {str(precision).removeprefix('torch.')}: "
+        f"{len(corpus):,} samples of {tokens:,} tokens ({int(corpus.supervised.sum()):,} supervised), "
+        f"{len(plan):,} rows in {settings.train.epochs} epochs, {steps:,} steps",
+        markup=False,
+    )
+    if checkpoint is not None:
+        out.print(f"resuming from {checkpoint}", markup=False)

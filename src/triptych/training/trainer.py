@@ -1,0 +1,223 @@
+"""Trainer of transformers, fed with planned rows: loss normalisation, evaluation loss, throughput log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from torch import nn
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from triptych.errors import DataError, Problem
+from triptych.family.family import Family
+from triptych.forward.batch import Batch
+from triptych.forward.flops import FlopCounter, device_peak
+from triptych.forward.row_forward import RowForward
+from triptych.model.parts import plain_name
+from triptych.planning.plan import Plan
+from triptych.run import console
+from triptych.run.prepare import append_rejected
+from triptych.run.settings import RunSettings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+@dataclass(slots=True)
+class Meter:
+    """What passed through a rank since the last log line."""
+
+    tokens: int = 0
+    images: int = 0
+    known: int = 0
+    """Images whose features were stored"""
+    supervised: int = 0
+    rows: int = 0
+    flops: float = 0.0
+    waited: float = 0.0
+    """Seconds that training waited for rows."""
+    started: float = 0.0
+    """When the interval began; 0 before the first row is asked for."""
+
+
+class RowTrainer(Trainer):
+    """Trainer of transformers over planned rows: our loss normalisation, evaluation loss and throughput log."""
+
+    def __init__(
+        self,
+        *args: Any,
+        model: PreTrainedModel | PeftModel,
+        forward: RowForward,
+        family: Family,
+        settings: RunSettings,
+        rates: Mapping[str, float],
+        plan: Plan,
+        out: Console,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, *args, data_collator=only_row, **kwargs)  # type: ignore[misc]
+        # The loss is divided by the whole step's supervised tokens here, so Trainer must not divide it again.
+        self.loss_is_scaled_for_ga = True
+        self.forward = forward
+        self.forward.normalizer.to(self.args.device)
+        self.settings = settings
+        self.rates = rates
+        self.plan = plan
+        self.out = out
+        self.lost_samples = 0
+        self.meter = Meter()
+        self.counter = FlopCounter(model, family, model.config)
+        self.peak = device_peak()
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """Take the rows of one optimizer step and count its supervised tokens on all ranks."""
+        asked = time.perf_counter()
+        self.meter.started = self.meter.started or asked
+        inputs, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.meter.waited += time.perf_counter() - asked
+        batches: list[Batch] = [item["batch"] for item in inputs]
+        self._settle(problem for batch in batches for problem in batch.problems)
+        for batch in batches:
+            self.meter.rows += 1
+            self.meter.tokens += batch.input_ids.shape[1]
+            self.meter.images += len(batch.image_grid_thw)
+            self.meter.known += batch.known_images
+            self.meter.supervised += len(batch.targets)
+        supervised = torch.tensor(sum(len(batch.targets) for batch in batches), device=device)
+        if self.args.world_size > 1:
+            supervised = self.accelerator.reduce(supervised, "sum")
+        return inputs, supervised.clamp(min=1)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Summed cross entropy over the supervised tokens of the whole step, all ranks and accumulated rows."""
+        loss = self.forward.summed_loss(model, inputs["batch"]) / num_items_in_batch
+        # Gradients are averaged over ranks; the sum is wanted.
+        return loss * self.args.world_size
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Mean cross entropy per supervised token of the eval samples, over all ranks."""
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        began = time.perf_counter()
+        model = self._wrap_model(self.model, training=False)  # type: ignore[arg-type]
+        model.eval()
+        totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        samples = 0
+        with console.bar("evaluation loss", len(dataloader), self.out) as advance, torch.no_grad():
+            for item in dataloader:
+                batch: Batch = item["batch"].to(self.args.device)
+                self._settle(batch.problems)
+                with self.accelerator.autocast():
+                    loss = self.forward.summed_loss(model, batch)
+                totals += torch.stack((loss.double(), loss.new_tensor(len(batch.targets)).double()))
+                samples += len(batch.samples)
+                advance(1)
+        totals = self.accelerator.reduce(totals, "sum")
+        self.meter.started += time.perf_counter() - began  # evaluation is no part of training's throughput
+        metrics = {f"{prefix}_loss": (totals[0] / totals[1].clamp(min=1)).item()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=samples)  # type: ignore[arg-type]
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load the weights of a whole-model checkpoint through ``from_pretrained``.
+
+        Checkpoints carry the names of the released weights, which ``from_pretrained`` translates to those of the
+        model's modules. Trainer's own way does not (5.23): it would resume from the base model with a warning.
+        """
+        target = self.model if model is None else model
+        if not isinstance(target, PreTrainedModel) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        # Not "auto": the config names the type of the first weight, which may be a frozen one in 16 bits, and what
+        # learns is float32. Loading copies into the type that each weight has here.
+        saved = type(target).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
+        target.load_state_dict(saved.state_dict(), strict=True)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's optimizer, its groups split where parts or layers have learning rates of their own."""
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if not created or not self.settings.train.part_learning_rates:
+            return optimizer
+        trained = model if model is not None else self.model
+        assert trained is not None
+        names = {parameter: plain_name(name) for name, parameter in trained.named_parameters()}
+        groups: list[dict[str, Any]] = []
+        for group in optimizer.param_groups:
+            by_rate: dict[float, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                by_rate.setdefault(self.rates[names[parameter]], []).append(parameter)
+            groups += [{**group, "params": params, "lr": rate} for rate, params in by_rate.items()]
+        # Trainer logs the rate of the first group: the run's own, where something learns at it.
+        optimizer.param_groups = sorted(groups, key=lambda group: bool(group["lr"] != self.args.learning_rate))
+        return optimizer
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """FLOPs of a row, counted from its own lengths; Trainer asks after every row."""
+        flops = self.counter.row(inputs["batch"]) if self.peak else 0.0
+        self.meter.flops += flops
+        return int(flops)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add epoch, throughput, fill and waiting to what Trainer logs."""
+        if "loss" in logs:
+            logs |= self._throughput()
+        if self.lost_samples:
+            logs["lost_samples"] = self.lost_samples
+        rows_done = self.state.global_step * self.settings.train.rows_per_step
+        # One pass of Trainer's holds all epochs, so its own epoch would end at 1.
+        self.state.epoch = self.plan.epoch_of(min(rows_done, len(self.plan)))
+        super().log(logs, start_time)
+
+    def _throughput(self) -> dict[str, float]:
+        now = time.perf_counter()
+        meter, self.meter = self.meter, Meter(started=now)
+        seconds = now - meter.started
+        sums = [meter.tokens, meter.images, meter.known, meter.supervised, meter.rows, meter.waited, meter.flops]
+        if self.args.world_size > 1:
+            sums = self.accelerator.reduce(
+                torch.tensor(sums, device=self.args.device, dtype=torch.float64), "sum"
+            ).tolist()
+        tokens, images, known, supervised, rows, waited, flops = sums
+        budget = self.settings.batch.tokens
+        logs = {
+            "tokens_per_second": tokens / seconds,
+            "images_per_second": images / seconds,
+            "supervised_tokens_per_second": supervised / seconds,
+            "row_fill": tokens / max(1, rows * budget) if budget else 1.0,
+            "data_wait": waited / self.args.world_size / seconds,
+        }
+        if self.forward.features is not None:
+            logs["stored_images"] = known / max(1, images)
+        if self.peak:
+            logs["mfu"] = flops / seconds / (self.peak * self.args.world_size)
+        return logs
+
+    def _settle(self, problems: Iterable[Problem]) -> None:
+        """What passed the check and broke later: end the run, or go on and say what was lost."""
+        found = list(problems)
+        if not found:
+            return
+        if self.settings.data.on_error == "stop":
+            raise DataError(found, "the last checkpoint is intact: mend the data and go on with --resume")
+        append_rejected(Path(self.settings.output), found)
+        self.lost_samples += len({problem.origin for problem in found})
+        for problem in found:
+            self.out.print(f"lost during training: {problem}", markup=False)
+
+
+def only_row(rows: list[Batch]) -> dict[str, Batch]:
+    (row,) = rows
+    return {"batch": row}
