@@ -27,7 +27,7 @@ quickstart: $(STAMP)  ## Train the embedded tiny model on the embedded data, eva
 	$(BIN)/triptych quickstart --out quickstart
 
 test: $(DEV_STAMP)  ## Run the tests
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: $(DEV_STAMP)  ## Run the slow tests, minutes each (a hundred thousand mutated records)
 	$(BIN)/pytest -q -m slow

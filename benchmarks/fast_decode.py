@@ -35,7 +35,7 @@ from PIL import Image, ImageDraw, ImageFont
 from feature_cache import write_work
 from triptych.images import measure, pixels
 from triptych.images.geometry import Geometry
-from triptych.quickstart import write_dataset
+from triptych.quickstart.dataset import write_dataset
 from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.settings import RunSettings

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from triptych.errors import ConfigError
 from triptych.run import run_file
-from triptych.run.settings import RunSettings
+from triptych.run.settings import RunSettings, json_schema
 
 LEAST = """
 model: {path: some/model}
@@ -234,7 +234,7 @@ def test_the_saved_run_file_reads_back_equal(tmp_path_factory: pytest.TempPathFa
     assert run_file.load(path) == resolved
 
 
-SCHEMA = json.loads(settings.json_schema())
+SCHEMA = json.loads(json_schema())
 
 
 def groups() -> list[dict[str, Any]]:

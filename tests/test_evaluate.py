@@ -10,7 +10,8 @@ from transformers import AutoModelForImageTextToText
 
 import tiny
 from triptych.errors import DataError
-from triptych.inference.evaluate import Prediction, evaluate, predict, score
+from triptych.inference.evaluate import evaluate, predict
+from triptych.inference.predictions import Prediction, score
 from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load

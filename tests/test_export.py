@@ -20,8 +20,9 @@ from triptych import cli
 from triptych.errors import ConfigError, ModelError
 from triptych.export import serving
 from triptych.export.claims import PROOF, ProofError, check_logits, check_names
-from triptych.export.export import TrainedRun, export, open_run
+from triptych.export.export import export
 from triptych.export.proof_samples import Witness
+from triptych.export.trained_run import TrainedRun, open_run
 from triptych.inference.evaluate import PromptDataset, evaluate
 from triptych.inference.generate import Prompt, answer
 from triptych.model.loading import PixelNormalizer

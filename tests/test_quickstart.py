@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from triptych.quickstart import DatasetFiles, write_base_dataset, write_dataset
+from triptych.quickstart.dataset import DatasetFiles, write_base_dataset, write_dataset
 from triptych.quickstart.scans import HELD_OUT, draw, load_scans, split_scans
 
 Record = dict[str, object]

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from triptych.quickstart import write_base_dataset, write_dataset
+from triptych.quickstart.dataset import write_base_dataset, write_dataset
 from triptych.quickstart.run import SEED
 from triptych.quickstart.tiny import write_tiny_model
 from triptych.run.run_file import load
-from triptych.sources.records import read_records
+from triptych.sources.readers import read_records
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "runs" / "tiny-base"

@@ -16,7 +16,8 @@ from triptych.corpus.corpus import Corpus, load_or_build
 from triptych.corpus.examine import Census, Examiner, Reading
 from triptych.family.family import read_model_files
 from triptych.images import measure
-from triptych.sources.records import Record, Source, read_records
+from triptych.sources.readers import read_records
+from triptych.sources.records import Record, Source
 from triptych.text.conversation import parse
 from triptych.text.layout import Budget, fit, lay_out
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from triptych.errors import Problem
 from triptych.sources import json_files
-from triptych.sources.records import Record, cut, read_records
+from triptych.sources.readers import cut, read_records
+from triptych.sources.records import Record
 
 BOM = b"\xef\xbb\xbf"
 SIZES = [1, 2, 3, 5, 7, 16, 33, 64, json_files.SHARD_BYTES]
@@ -268,7 +269,7 @@ def test_a_large_file_has_shards_of_the_usual_size(tmp_path: Path) -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from triptych.sources.records import read_records
+from triptych.sources.readers import read_records
 
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])

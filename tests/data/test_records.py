@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.errors import ConfigError, Problem
-from triptych.sources.records import Record, Source, read_records
+from triptych.sources.readers import read_records
+from triptych.sources.records import Record, Source
 
 GOOD = b'{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]}'
 

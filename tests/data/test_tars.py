@@ -15,7 +15,8 @@ from containers import Samples, write_samples
 
 from triptych.errors import ConfigError, Problem
 from triptych.images import measure
-from triptych.sources.records import Record, read_records
+from triptych.sources.readers import read_records
+from triptych.sources.records import Record
 
 Member = tuple[str, bytes]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from triptych.errors import Problem, SampleError
 from triptych.images import measure
 from triptych.images.geometry import Geometry
-from triptych.sources import records
+from triptych.sources import readers, records
 from triptych.sources.records import Shard, Source
 from triptych.text.conversation import Conversation, parse
 from triptych.text.layout import Budget
@@ -116,7 +116,7 @@ class Examiner:
             ConfigError: if its file cannot be read.
         """
         source = self.sources[task.source]
-        elements = records.read(task.shard)
+        elements = readers.read(task.shard)
         conversations: list[Conversation] = []
         problems: list[Problem] = []
         for element in elements.records:

@@ -26,7 +26,7 @@ from triptych.corpus.executor import Engine
 from triptych.corpus.index_writer import ABOUT, PartWriter
 from triptych.corpus.progress import Progress
 from triptych.errors import Origin, Problem
-from triptych.sources import records, storage
+from triptych.sources import readers, storage
 from triptych.sources.records import Source
 from triptych.text.template import Template
 
@@ -231,7 +231,7 @@ def _build(
 
     try:
         tasks = (
-            Task(files[number].source, number, shard) for number in missing for shard in records.cut(files[number].path)
+            Task(files[number].source, number, shard) for number in missing for shard in readers.cut(files[number].path)
         )
         for examined in engine.map(Examiner(sources, template), tasks):
             finish(examined.task.file)

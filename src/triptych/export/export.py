@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,48 +14,22 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedModel
 
-from triptych.corpus.corpus import Corpus, load_or_build
-from triptych.errors import ConfigError, DataError, ModelError
+from triptych.errors import ConfigError, ModelError
 from triptych.export import claims, serving
 from triptych.export.claims import PROOF, Expected, Proof, ProofError, Step
 from triptych.export.hub import check_push, push_folder
 from triptych.export.model_card import CARD, write_card
 from triptych.export.proof_samples import Witness, roomy_device
-from triptych.family.family import ModelFiles, read_model_files
-from triptych.images.geometry import Geometry
-from triptych.images.size_cache import cache_folder
+from triptych.export.trained_run import RUN_FILE, TrainedRun, open_run
+from triptych.family.family import read_model_files
 from triptych.model.loading import ProcessorFiles, choose_precision, load_model
 from triptych.model.trained import ADAPTER_CONFIG, frozen_names, merged, quiet_loading, released_dtype, reload
 from triptych.run import console as terminal
 from triptych.run import run_file
-from triptych.run.prepare import SPLITS, Split, make_reading
-from triptych.run.settings import RunSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-RUN_FILE = "run.yaml"
 SAMPLES = 4
 VERSIONS = ("triptych", "torch", "transformers", "peft", "safetensors")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedRun:
-    """A trained folder and everything of its run that exporting needs."""
-
-    folder: Path
-    settings: RunSettings
-    files: ModelFiles
-    base: Path
-    """Folder of the base's weights."""
-    geometry: Geometry
-    """With the pixel limits of the run."""
-    corpora: dict[Split, Corpus]
-    shrunk: bool
-    """Whether pictures were made smaller to keep a budget of their sample."""
-
-    @property
-    def witnesses(self) -> Corpus:
-        """The samples that the proof takes: held out, where there are any."""
-        return self.corpora.get("eval", self.corpora["train"])
 
 
 def export(
@@ -119,43 +92,6 @@ def _check_target(out: Path, check: bool) -> None:
             raise ConfigError(f"--check: {out} holds no exported model; export one with --to {shlex.quote(str(out))}")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty; remove it, choose another folder, or prove it anew with --check")
-
-
-def open_run(folder: Path, console: Console) -> TrainedRun:
-    """Read the run file in a trained folder, the base's small files, and the samples.
-
-    Raises:
-        ConfigError: if there is no run file, or it names data that is gone.
-        ModelError: if the base cannot be used.
-        DataError: if no good sample is left.
-    """
-    if not (folder / RUN_FILE).exists():
-        raise ConfigError(f"{folder} holds no {RUN_FILE}: name a checkpoint, or the folder `final` of a run")
-    settings = run_file.load(folder / RUN_FILE)
-    files = read_model_files(settings.model.path)
-    reading = make_reading(files, settings)
-    corpora: dict[Split, Corpus] = {}
-    shrunk = False
-    for split in SPLITS:
-        sources = settings.sources(split)
-        if not sources:
-            continue
-        with terminal.watching(f"data.{split}", console) as progress:
-            corpus, census = load_or_build(sources, reading, files.text_hash(), cache_folder(), progress=progress)
-        if not len(corpus):
-            raise DataError(census.problems or census.dropped, f"no good sample is left in data.{split}")
-        corpora[split] = corpus
-        shrunk = shrunk or census.shrunk > 0
-    return TrainedRun(folder, settings, files, _weights_folder(settings.model.path), reading.geometry, corpora, shrunk)
-
-
-def _weights_folder(path: str) -> Path:
-    """The folder of a model's weights; from the hub, they are loaded if need be."""
-    if Path(path).is_dir():
-        return Path(path)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(path, allow_patterns=["*.safetensors", "*.json"]))
 
 
 def _merge(run: TrainedRun, dtype: torch.dtype) -> PreTrainedModel:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from jinja2 import Environment, StrictUndefined
 
 from triptych.export import serving
+from triptych.export.claims import Proof
+from triptych.export.trained_run import TrainedRun
 from triptych.family.selectors import PARTS
 from triptych.run import run_file
 from triptych.run.settings import RunSettings
-
-if TYPE_CHECKING:
-    from triptych.export.claims import Proof
-    from triptych.export.export import TrainedRun
 
 CARD = "README.md"
 

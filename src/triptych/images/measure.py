@@ -23,7 +23,7 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 from triptych.errors import Code, ConfigError
 from triptych.images.geometry import MAX_ASPECT, is_extreme
 from triptych.images.headers import read_size
-from triptych.sources import members, storage, tars
+from triptych.sources import locations, members, storage, tars
 from triptych.sources.records import ImageRef
 
 INLINE = "data:"
@@ -139,7 +139,7 @@ def open_bytes(location: str) -> Iterator[IO[bytes]]:
         return
     try:
         if location.startswith(members.PREFIX):
-            with members.open_member(location) as file:
+            with locations.open_member(location) as file:
                 yield file
             return
         if not storage.is_remote(location):

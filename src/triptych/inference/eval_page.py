@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment
 
@@ -15,9 +15,7 @@ from triptych.corpus.corpus import Corpus
 from triptych.images.geometry import SizedImage
 from triptych.images.measure import ImageError
 from triptych.images.pixels import load_rgb
-
-if TYPE_CHECKING:
-    from triptych.inference.evaluate import Prediction, Score
+from triptych.inference.predictions import Prediction, Score
 
 SHOWN_PER_TASK = 12
 THUMBNAIL_PX = 160

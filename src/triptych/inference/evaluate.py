@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from triptych.errors import DataError, Problem
 from triptych.images import pixels
 from triptych.inference.eval_page import write_page
 from triptych.inference.generate import Answer, Prompt, answer
+from triptych.inference.predictions import Prediction, Score, score
 from triptych.model.loading import PixelNormalizer, choose_precision, load_trained
 from triptych.run import console
 from triptych.run.prepare import Prepared
@@ -25,34 +26,6 @@ from triptych.text.layout import lay_out
 from triptych.text.template import Template
 
 PREDICTIONS, SCORES, PAGE = "predictions.jsonl", "scores.json", "index.html"
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One held-out sample, its recorded answer and the model's."""
-
-    origin: str
-    task: str | None
-    prompt: str
-    images: list[str]
-    reference: str
-    prediction: str
-    match: bool
-    """Whether both are the same text, thinking and white space at the ends aside."""
-    finished: bool
-    """False if the model was cut off at ``eval.max_new_tokens``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Exact match over some samples."""
-
-    samples: int
-    matches: int
-
-    @property
-    def exact_match(self) -> float:
-        return self.matches / self.samples if self.samples else 0.0
 
 
 class PromptDataset(torch.utils.data.Dataset[Prompt | list[Problem]]):
@@ -154,18 +127,3 @@ def _prediction(corpus: Corpus, template: Template, index: int, written: Answer)
         match=template.final_text(written.ids).strip() == template.final_text(reference).strip(),
         finished=written.finished,
     )
-
-
-def score(predictions: Sequence[Prediction]) -> dict[str, Score]:
-    """Exact match per task, in alphabetical order, then over all samples."""
-    groups: dict[str, list[Prediction]] = {}
-    for prediction in predictions:
-        if prediction.task is not None:
-            groups.setdefault(prediction.task, []).append(prediction)
-    scores = {task: _score(groups[task]) for task in sorted(groups)}
-    scores["all"] = _score(predictions)
-    return scores
-
-
-def _score(predictions: Sequence[Prediction]) -> Score:
-    return Score(len(predictions), sum(prediction.match for prediction in predictions))

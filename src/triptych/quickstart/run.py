@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from triptych.errors import ConfigError
-from triptych.quickstart import write_base_dataset, write_dataset
+from triptych.quickstart.dataset import write_base_dataset, write_dataset
 from triptych.quickstart.scans import load_scans
 from triptych.run import console as terminal
 from triptych.run import run_file
@@ -35,7 +35,8 @@ def run(out: Path) -> None:
     settings = run_file.load(written)
     prepared = prepare(settings, ("train", "eval"), console)
     console.print("importing torch and transformers ...")
-    from triptych.inference.evaluate import Score, evaluate
+    from triptych.inference.evaluate import evaluate
+    from triptych.inference.predictions import Score
     from triptych.training.train import train
 
     base: dict[str, Score] = evaluate(settings, prepared, Path(settings.model.path), console)

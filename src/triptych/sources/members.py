@@ -1,4 +1,4 @@
-"""Images inside containers: how a location names one, and how its bytes are opened.
+"""Images inside containers: how a location names one.
 
 A location is ``member:`` and a JSON list: ``["tar", path, offset, size, name]`` or ``["table", path, group, row,
 column, place]``. No path of a data set can be mistaken for one: those are made absolute first.
@@ -6,10 +6,7 @@ column, place]``. No path of a data set can be mistaken for one: those are made 
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO, Any, Literal, cast
+from typing import Literal, cast
 
 import orjson
 
@@ -32,54 +29,3 @@ def shown(location: str) -> str:
     """How messages name a member."""
     kind, path, *place = orjson.loads(location.removeprefix(PREFIX))
     return f"{path}:{place[-1]}" if kind == "tar" else f"{path} ({place[2]} of row {place[1] + 1} in group {place[0]})"
-
-
-@contextmanager
-def open_member(location: str) -> Iterator[IO[bytes]]:
-    """The bytes of a member; of a tar only those that are read are fetched.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
-    from triptych.sources import tables
-
-    kind, path, *place = orjson.loads(location.removeprefix(PREFIX))
-    if kind == "table":
-        yield io.BytesIO(tables.cell(path, *place))
-        return
-    offset, size, _ = place
-    with storage.open_binary(path) as file:
-        yield cast(IO[bytes], io.BufferedReader(_Window(file, offset, size)))
-
-
-class _Window(io.RawIOBase):
-    """Part of a file, as a file."""
-
-    def __init__(self, file: Any, offset: int, size: int) -> None:
-        super().__init__()
-        self._file = file
-        self._offset = offset
-        self._size = size
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), max(0, self._size - self._at))
-        self._file.seek(self._offset + self._at)
-        content = self._file.read(wanted)
-        buffer[: len(content)] = content
-        self._at += len(content)
-        return len(content)

@@ -1,13 +1,13 @@
-"""Sources, records and shards: which files a run reads, and in which pieces, each element with its file and line."""
+"""Sources, records and shards: which files a run reads, and in which pieces."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from triptych.errors import ConfigError, Origin, Problem
-from triptych.sources import storage
+from triptych.sources import saved_folder, storage
 
 Kind = Literal["json", "parquet", "arrow", "tar"]
 KINDS: dict[str, Kind] = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow", ".tar": "tar"}
@@ -22,7 +22,7 @@ class ImageRef:
     source: str
     """As the data names it: a path (absolute, or relative to the source's ``media_dir``), a URL, a data URI."""
     location: str | None = None
-    """Where a reader has found it already, in the form that ``images.open_bytes`` takes: inside a Parquet file, a
+    """Where a reader has found it already, in the form that ``measure.open_bytes`` takes: inside a Parquet file, a
     tar, ..."""
 
 
@@ -107,11 +107,7 @@ def split_compression(path: str) -> tuple[str, str | None]:
 
 
 def _expand_folder(name: str) -> list[str]:
-    if storage.is_remote(name):
-        return [name]
-    from triptych.sources import tables
-
-    return tables.folder_files(name)
+    return [name] if storage.is_remote(name) else saved_folder.folder_files(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,62 +136,6 @@ class Elements:
     """Lines in origins are counted from 1 at the start of the shard; 0 means the file as a whole."""
     count: int
     """Lines, elements or rows of the shard, blank ones included: what the next shard's lines start from."""
-
-
-class Reader(Protocol):
-    """How one kind of file is cut into shards and read; a module with these two functions."""
-
-    def cut(self, path: str) -> Iterator[Shard]:
-        """The shards of a file in order, found without building its records."""
-
-    def read(self, shard: Shard) -> Elements:
-        """The records of one shard."""
-
-
-def reader(kind: Kind) -> Reader:
-    """The module that reads files of this kind."""
-    from triptych.sources import json_files, tables, tars
-
-    modules: dict[Kind, Reader] = {"json": json_files, "parquet": tables, "arrow": tables, "tar": tars}
-    return modules[kind]
-
-
-def cut(path: str) -> Iterator[Shard]:
-    """The shards of a data file in order.
-
-    Raises:
-        ConfigError: if the file cannot be read at all.
-    """
-    try:
-        yield from reader(kind_of(path)).cut(path)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path!r}: {error.strerror or error}") from error
-
-
-def read(shard: Shard) -> Elements:
-    """The records of one shard, lines counted from its start.
-
-    Raises:
-        ConfigError: if the file cannot be read.
-    """
-    try:
-        return reader(kind_of(shard.path)).read(shard)
-    except OSError as error:
-        raise ConfigError(f"cannot read {shard.path!r}: {error.strerror or error}") from error
-
-
-def read_records(path: str) -> Iterator[Record | Problem]:
-    """Yield every element of ``path`` in file order; what is not a JSON object becomes a ``bad-shape`` problem.
-
-    Raises:
-        ConfigError: if the file cannot be read at all.
-    """
-    base = 0
-    for shard in cut(path):
-        elements = read(shard)
-        for element in elements.records:
-            yield replace(element, origin=shifted(element.origin, base))
-        base += elements.count
 
 
 def shifted(origin: Origin, base: int) -> Origin:

@@ -6,12 +6,10 @@ are null is the file that its path names.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,31 +19,6 @@ from triptych.sources.records import Elements, ImageRef, Record, Shard, kind_of
 
 OPEN_GROUPS = 2
 """Row groups of Parquet images that a process keeps; rows of a shuffled epoch rarely share one."""
-
-
-def folder_files(path: str) -> list[str]:
-    """The Arrow files of a saved ``datasets`` folder in order; a file stands for itself.
-
-    Raises:
-        ConfigError: for a folder that is not one.
-    """
-    if not os.path.isdir(path):
-        return [path]
-    if os.path.exists(os.path.join(path, "dataset_dict.json")):
-        with open(os.path.join(path, "dataset_dict.json"), "rb") as file:
-            splits = orjson.loads(file.read()).get("splits", [])
-        raise ConfigError(f"{path!r} holds several splits; name one: {', '.join(f'{path}/{name}' for name in splits)}")
-    try:
-        with open(os.path.join(path, "state.json"), "rb") as file:
-            state = orjson.loads(file.read())
-        if state.get("_indices_data_files") or state.get("_indices_files"):
-            raise ConfigError(f"{path!r} is a view with an index; save it anew after .flatten_indices()")
-        return [os.path.join(path, item["filename"]) for item in state["_data_files"]]
-    except FileNotFoundError as error:
-        message = f"{path!r} is a folder, but no saved `datasets` folder; name its files, for example {path}/*.jsonl"
-        raise ConfigError(message) from error
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path!r}: its state.json is not that of a saved `datasets` folder: {error}") from error
 
 
 def cut(path: str) -> Iterator[Shard]:

@@ -1,0 +1,78 @@
+"""A trained folder with everything of its run that exporting needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.errors import ConfigError, DataError
+from triptych.family.family import ModelFiles, read_model_files
+from triptych.images.geometry import Geometry
+from triptych.images.size_cache import cache_folder
+from triptych.run import console as terminal
+from triptych.run import run_file
+from triptych.run.prepare import SPLITS, Split, make_reading
+from triptych.run.settings import RunSettings
+
+RUN_FILE = "run.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedRun:
+    """A trained folder and everything of its run that exporting needs."""
+
+    folder: Path
+    settings: RunSettings
+    files: ModelFiles
+    base: Path
+    """Folder of the base's weights."""
+    geometry: Geometry
+    """With the pixel limits of the run."""
+    corpora: dict[Split, Corpus]
+    shrunk: bool
+    """Whether pictures were made smaller to keep a budget of their sample."""
+
+    @property
+    def witnesses(self) -> Corpus:
+        """The samples that the proof takes: held out, where there are any."""
+        return self.corpora.get("eval", self.corpora["train"])
+
+
+def open_run(folder: Path, console: Console) -> TrainedRun:
+    """Read the run file in a trained folder, the base's small files, and the samples.
+
+    Raises:
+        ConfigError: if there is no run file, or it names data that is gone.
+        ModelError: if the base cannot be used.
+        DataError: if no good sample is left.
+    """
+    if not (folder / RUN_FILE).exists():
+        raise ConfigError(f"{folder} holds no {RUN_FILE}: name a checkpoint, or the folder `final` of a run")
+    settings = run_file.load(folder / RUN_FILE)
+    files = read_model_files(settings.model.path)
+    reading = make_reading(files, settings)
+    corpora: dict[Split, Corpus] = {}
+    shrunk = False
+    for split in SPLITS:
+        sources = settings.sources(split)
+        if not sources:
+            continue
+        with terminal.watching(f"data.{split}", console) as progress:
+            corpus, census = load_or_build(sources, reading, files.text_hash(), cache_folder(), progress=progress)
+        if not len(corpus):
+            raise DataError(census.problems or census.dropped, f"no good sample is left in data.{split}")
+        corpora[split] = corpus
+        shrunk = shrunk or census.shrunk > 0
+    return TrainedRun(folder, settings, files, _weights_folder(settings.model.path), reading.geometry, corpora, shrunk)
+
+
+def _weights_folder(path: str) -> Path:
+    """The folder of a model's weights; from the hub, they are loaded if need be."""
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(path, allow_patterns=["*.safetensors", "*.json"]))
