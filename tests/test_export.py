@@ -26,7 +26,7 @@ from triptych.export.trained_run import TrainedRun, open_run
 from triptych.inference.evaluate import PromptDataset, evaluate
 from triptych.inference.generate import Prompt, answer
 from triptych.model.loading import PixelNormalizer
-from triptych.model.trained import as_trained, merged
+from triptych.model.trained import as_trained, load_trained, merged
 from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
@@ -529,3 +529,26 @@ def test_a_server_is_told_to_leave_thinking_out_where_no_learned_answer_thinks(
     assert told is not thoughtful
     assert serving.chat("out", wanted).endswith("--no-thinking") is not thoughtful
     assert any("enable_thinking" in note for note in serving.notes(wanted, files.geometry)) is not thoughtful
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_eval_and_chat_score_the_weights_that_export_ships(exported: dict[str, Exported], dtype: torch.dtype) -> None:
+    item = exported["lora"]
+    scored = load_trained(item.run.settings.model, item.final, dtype).state_dict()
+    shipped = merged(item.run.settings.model, item.final, dtype).state_dict()
+    assert scored.keys() == shipped.keys()
+    for name, value in shipped.items():
+        assert torch.equal(scored[name], value), name
+    if dtype == torch.float32:
+        written = load_file(item.out / "model.safetensors")
+        assert all(torch.equal(scored[name], value) for name, value in written.items() if name in scored)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"peft_type": "LORA", "r": "x"}'])
+def test_a_damaged_adapter_config_is_one_sentence(exported: dict[str, Exported], tmp_path: Path, content: str) -> None:
+    item = exported["lora"]
+    final = Path(shutil.copytree(item.final, tmp_path / "final"))
+    (final / "adapter_config.json").write_text(content, encoding="utf-8")
+    for load_it in (load_trained, merged):
+        with pytest.raises(ModelError, match="cannot load the adapters"):
+            load_it(item.run.settings.model, final, torch.float32)

@@ -17,9 +17,10 @@ from triptych.errors import ConfigError
 from triptych.family.family import FAMILIES, read_model_files
 from triptych.forward.batch import Batch, build_batch
 from triptych.forward.row_forward import RowForward
-from triptych.model.loading import PixelNormalizer, empty_model, load_model, load_trained
+from triptych.model.loading import PixelNormalizer, empty_model, load_model
 from triptych.model.parts import part_of, part_sizes
 from triptych.model.trainable import set_up_training
+from triptych.model.trained import load_trained
 from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load

@@ -205,7 +205,7 @@ def test_frozen_parts_stay_and_the_others_learn(small_model_dir: Path, tmp_path:
 def test_lora_saves_an_adapter_that_peft_loads_and_answers_with(small_model_dir: Path, tmp_path: Path) -> None:
     from peft import PeftModel
 
-    from triptych.model.loading import load_trained
+    from triptych.model.trained import load_trained
 
     data = tiny.write_dataset(tmp_path, 4)
     path = tiny.write_run(tmp_path, small_model_dir, data, model=LORA, batch={"samples": 1})

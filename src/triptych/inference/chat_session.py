@@ -22,8 +22,8 @@ from triptych.images import measure, pixels
 from triptych.images.geometry import MAX_ASPECT, is_extreme
 from triptych.images.measure import ImageError
 from triptych.inference.generate import Answer, Prompt, stream
-from triptych.model.loading import PixelNormalizer, choose_precision, load_trained
-from triptych.model.trained import ADAPTER_CONFIG, quiet_loading
+from triptych.model.loading import PixelNormalizer, choose_precision
+from triptych.model.trained import ADAPTER_CONFIG, load_trained, quiet_loading
 from triptych.run import run_file
 from triptych.run.prepare import make_reading
 from triptych.run.settings import ModelSettings, RunSettings

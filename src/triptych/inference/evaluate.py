@@ -18,7 +18,8 @@ from triptych.images import pixels
 from triptych.inference.eval_page import write_page
 from triptych.inference.generate import Answer, Prompt, answer
 from triptych.inference.predictions import Prediction, Score, score
-from triptych.model.loading import PixelNormalizer, choose_precision, load_trained
+from triptych.model.loading import PixelNormalizer, choose_precision
+from triptych.model.trained import load_trained
 from triptych.run import console
 from triptych.run.prepare import Prepared
 from triptych.run.settings import RunSettings

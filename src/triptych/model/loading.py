@@ -65,21 +65,6 @@ def empty_model(settings: ModelSettings) -> PreTrainedModel:
     return model
 
 
-def load_trained(settings: ModelSettings, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """Load a checkpoint for use: a whole model, or the base of ``settings`` with the adapters in ``folder`` merged in.
-
-    Raises:
-        ModelError: if transformers or peft cannot load them.
-    """
-    if not (folder / "adapter_config.json").exists():
-        return load_model(settings.model_copy(update={"path": str(folder)}), dtype=dtype)
-    from peft import PeftModel
-
-    adapted = PeftModel.from_pretrained(load_model(settings, dtype=dtype), folder)
-    merged: PreTrainedModel = adapted.merge_and_unload()
-    return merged
-
-
 class PixelNormalizer(nn.Module):
     """Bytes to the tower's input, on the device: scale to [0, 1], normalise, repeat in time.
 

@@ -70,12 +70,21 @@ def merged(settings: ModelSettings, folder: Path, dtype: torch.dtype) -> PreTrai
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(dtype)
         if not parameter.data.isfinite().all():
-            raise ModelError(
-                f"{name}: a weight is not a number, or too large for {dtype}; export as bfloat16 or float32"
-            )
+            raise ModelError(f"{name}: a weight is not a number, or too large for {dtype}; use bfloat16 or float32")
     model.requires_grad_(False)
     model.train(False)
     return model
+
+
+def load_trained(settings: ModelSettings, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A checkpoint for use: the weights that ``export`` would write in ``dtype``.
+
+    Raises:
+        ModelError: if transformers or peft cannot load them, or a weight does not fit in ``dtype``.
+    """
+    if (folder / ADAPTER_CONFIG).exists():
+        return merged(settings, folder, dtype)
+    return load_model(settings.model_copy(update={"path": str(folder)}), dtype=dtype)
 
 
 def _adapted(settings: ModelSettings, folder: Path, *, trainable: bool) -> PeftModel:
@@ -84,7 +93,7 @@ def _adapted(settings: ModelSettings, folder: Path, *, trainable: bool) -> PeftM
     base = load_model(_from(settings, settings.path))
     try:
         return PeftModel.from_pretrained(base, folder, is_trainable=trainable)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
         raise ModelError(f"cannot load the adapters in {folder}: {error}") from error
 
 
