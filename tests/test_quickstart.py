@@ -25,7 +25,7 @@ def few_scans() -> Iterator[None]:
     """A part of the scans, because drawing them all takes seconds."""
     train, held_out = split_scans()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("triptych.quickstart.split_scans", lambda: (train[:60], held_out[:50]))
+        patch.setattr("triptych.quickstart.dataset.split_scans", lambda: (train[:60], held_out[:50]))
         yield
 
 

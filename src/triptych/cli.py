@@ -127,13 +127,14 @@ def train(
     ] = False,
 ) -> None:
     """Check, index, plan and train."""
+    from triptych.api import refuse_to_mix
     from triptych.run import console, run_file
     from triptych.run.prepare import prepare
 
     out = console.console()
     settings = run_file.load(run, overrides or ())
     output = Path(settings.output)
-    _refuse_to_mix(output, resume)
+    refuse_to_mix(output, resume=resume)
     prepared = prepare(settings, ("train", "eval"), out)
     (output / "run.yaml").write_text(run_file.to_yaml(settings), encoding="utf-8")
     # torch and transformers take seconds to import: only now that the data is known to be right.
@@ -212,14 +213,6 @@ def chat(
     raise typer.Exit(
         run_chat(model, image or (), max_new_tokens=max_new_tokens, temperature=temperature, thinking=thinking)
     )
-
-
-def _refuse_to_mix(output: Path, resume: bool) -> None:
-    """A new run never writes over an older one's checkpoints."""
-    if not resume and any(output.glob("checkpoint-*")):
-        raise ConfigError(
-            f"{output} holds checkpoints of an earlier run; go on with --resume, or choose another output"
-        )
 
 
 def main() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,25 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} is not a run file: it holds no settings")
+    return _validated(content, overrides, str(path))
+
+
+def from_mapping(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSettings:
+    """Settings in memory, as a run file would hold them.
+
+    Raises:
+        ConfigError: naming the key and, for an unknown key, the nearest known one.
+    """
+    return _validated(copy.deepcopy(dict(content)), overrides, "settings")
+
+
+def _validated(content: dict[str, Any], overrides: Sequence[str], name: str) -> RunSettings:
     for override in overrides:
         _override(content, override)
     try:
         return RunSettings.model_validate(content)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in explain(error, RunSettings))) from error
+        raise ConfigError("\n".join(f"{name}: {line}" for line in explain(error, RunSettings))) from error
 
 
 def to_yaml(settings: RunSettings) -> str:

@@ -1,0 +1,355 @@
+"""The Python API: what the commands do, as functions that print nothing.
+
+``import triptych`` reaches all of it and imports torch only where weights or pixel values are asked for.
+
+    load_run() -> Run -> samples() -> Sample
+    check(data) -> CheckReport        plan(run) -> RunPlan
+    encode(record, model) -> Sample   train(run) -> TrainResult
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.examine import Census, Reading
+from triptych.corpus.executor import LocalEngine
+from triptych.corpus.progress import Progress
+from triptych.errors import ConfigError, DataError, Origin, Problem
+from triptych.family.family import ModelFiles, read_model_files
+from triptych.images import pixels
+from triptych.images.geometry import SizedImage
+from triptych.images.size_cache import cache_folder
+from triptych.planning.cost import model_cost
+from triptych.planning.plan import Plan
+from triptych.run import run_file
+from triptych.run.memory_source import Source
+from triptych.run.prepare import SPLITS, Prepared, Split, make_reading, plan_training, prepare
+from triptych.run.settings import RunSettings
+from triptych.sources import records
+from triptych.text.layout import Budget
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = [
+    "CheckReport",
+    "Run",
+    "RunPlan",
+    "Sample",
+    "Samples",
+    "Source",
+    "TrainResult",
+    "check",
+    "encode",
+    "load_run",
+    "plan",
+    "train",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample as the model sees it: T tokens, N images."""
+
+    input_ids: NDArray[np.int64]
+    """(T,) with one id per image token"""
+    labels: NDArray[np.int64]
+    """(T,) unshifted, -100 where nothing is learned"""
+    position_ids: NDArray[np.int64]
+    """(3, T): temporal, height, width"""
+    image_grid_thw: NDArray[np.int64]
+    """(N, 3) in patches"""
+    images: list[SizedImage]
+    origin: Origin
+    task: str | None
+    _files: ModelFiles
+    _reading: Reading
+
+    def text(self) -> str:
+        """The tokens as text, special tokens included."""
+        return self._reading.template.decode(self.input_ids.tolist())
+
+    def pixel_values(self) -> NDArray[np.float32]:
+        """(P, 3 * 2 * p * p) as transformers' image processor gives them; imports torch.
+
+        Raises:
+            DataError: if an image does not decode.
+        """
+        import torch
+
+        from triptych.model.loading import PixelNormalizer
+
+        geometry = self._reading.geometry
+        patches, problems = pixels.decode_images(self.images, geometry, self.origin)
+        if problems:
+            raise DataError(problems)
+        joined = torch.from_numpy(pixels.join(patches, geometry))
+        return cast("NDArray[np.float32]", PixelNormalizer(self._files)(joined).numpy())
+
+
+class Samples(Sequence[Sample]):
+    """The good samples of a split, read as they are asked for."""
+
+    def __init__(self, corpus: Corpus, files: ModelFiles, reading: Reading) -> None:
+        self._corpus, self._files, self._reading = corpus, files, reading
+
+    def __len__(self) -> int:
+        return len(self._corpus)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(K,) tokens of each sample"""
+        return self._corpus.lengths.tokens
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        layout = self._corpus.layout(number)
+        return Sample(
+            input_ids=layout.input_ids,
+            labels=np.where(layout.supervised, layout.input_ids, -100),
+            position_ids=layout.position_ids,
+            image_grid_thw=layout.grids,
+            images=self._corpus.images(number),
+            origin=layout.origin,
+            task=self._corpus.task(number),
+            _files=self._files,
+            _reading=self._reading,
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run file that has been read; nothing is indexed or written until it is asked for."""
+
+    settings: RunSettings
+
+    @cached_property
+    def _read(self) -> tuple[ModelFiles, Reading]:
+        files = read_model_files(self.settings.model.path)
+        return files, make_reading(files, self.settings)
+
+    def samples(self, split: Split = "train") -> Samples:
+        """The good samples of a split; what ``check`` reports is left out.
+
+        Raises:
+            ConfigError: if the run has no such split, or a data file is missing.
+            ModelError: if the model folder cannot be used.
+        """
+        sources = self.settings.sources(split)
+        if not sources:
+            raise ConfigError(f"data.{split} names no source")
+        files, reading = self._read
+        corpus, _ = load_or_build(sources, reading, files.text_hash(), cache_folder())
+        return Samples(corpus, files, reading)
+
+
+def load_run(run: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Run:
+    """Read a run file, or settings in memory; no side effects.
+
+    Args:
+        run: path of a YAML file, or its content.
+        overrides: settings by their dotted names: ``{"train.epochs": 3}``.
+
+    Raises:
+        ConfigError: naming the setting that cannot be used and, for an unknown one, the nearest known.
+    """
+    changes = [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()]
+    if isinstance(run, Mapping):
+        return Run(run_file.from_mapping(run, changes))
+    return Run(run_file.load(run, changes))
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What was found in the data."""
+
+    samples: int
+    """Records seen, good or not"""
+    ok: int
+    problems: list[Problem]
+    dropped: list[Problem]
+    """Left out because the run says ``too_long: drop``; no error"""
+
+    def raise_for_problems(self) -> None:
+        """Do nothing if all is well.
+
+        Raises:
+            DataError: with every problem.
+        """
+        if self.problems:
+            raise DataError(self.problems)
+
+
+def check(
+    data: Run | records.Source | Sequence[records.Source] | Sequence[Mapping[str, Any]] | Dataset,
+    *,
+    deep: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Examine every record and every image header. Of a run, lengths are checked too.
+
+    Args:
+        data: a run, one or several sources, a list of records, or a ``datasets.Dataset``.
+        deep: decode every image, not only its header.
+        workers: processes; None means one per core.
+        progress: is told what is examined, how far it is, and each problem as it is found.
+
+    Raises:
+        ConfigError: if a data file is missing or ``data`` is none of these.
+        ModelError: if the run's model folder cannot be used.
+    """
+    reading: Reading | None = None
+    identity = ""
+    if isinstance(data, Run):
+        groups = [data.settings.sources(split) for split in SPLITS if data.settings.sources(split)]
+        files, reading = data._read
+        identity = files.text_hash()
+    else:
+        groups = [_sources(data)]
+    census = Census()
+    engine = None if workers is None else LocalEngine(workers)
+    for sources in groups:
+        _, found = load_or_build(sources, reading, identity, cache_folder(), engine, progress, deep=deep)
+        census = census.plus(found)
+    return CheckReport(census.samples, census.ok, census.problems, census.dropped)
+
+
+def _sources(data: Any) -> list[records.Source]:
+    if isinstance(data, records.Source):
+        return [data]
+    if hasattr(data, "features") and hasattr(data, "cast_column"):
+        return [Source.from_dataset(data)]
+    if isinstance(data, Sequence) and not isinstance(data, str):
+        if data and all(isinstance(item, records.Source) for item in data):
+            return list(data)
+        return [Source.from_records(data)]
+    raise ConfigError(
+        f"cannot check {type(data).__name__}: give a Run (load_run(...)), a Source, a list of records, or a Dataset"
+    )
+
+
+def encode(
+    record: Mapping[str, Any],
+    model: str | Path,
+    *,
+    media_dir: str | Path = ".",
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> Sample:
+    """One record as the model sees it.
+
+    Args:
+        record: in any shape that a data file may have; images may be PIL images.
+        model: model folder or hub name; its weights are not read.
+        media_dir: folder that relative image paths start from.
+        min_pixels: smallest area of a resized image; None means the model's own.
+        max_pixels: largest area of a resized image; None means the model's own.
+
+    Raises:
+        ConfigError: if the limits contradict each other.
+        ModelError: if the model folder cannot be used.
+        DataError: with every problem of the record.
+    """
+    files = read_model_files(str(model))
+    geometry = files.geometry.limit(min_pixels=min_pixels, max_pixels=max_pixels)
+    if geometry.min_pixels > geometry.max_pixels:
+        raise ConfigError(f"min_pixels {geometry.min_pixels:,} is larger than max_pixels {geometry.max_pixels:,}")
+    reading = Reading(files.template(), geometry, Budget())
+    source = Source.from_records([record], media_dir=media_dir)
+    corpus, census = load_or_build([source], reading, files.text_hash(), cache_folder(), LocalEngine(1))
+    if census.problems:
+        raise DataError(census.problems)
+    return cast(Sample, Samples(corpus, files, reading)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """The rows of a run, all epochs one after the other."""
+
+    plan: Plan
+    rows: int
+    steps: int
+
+    def row(self, number: int) -> list[int]:
+        """Numbers of the samples in a row, as ``Run.samples()`` counts them."""
+        return cast("list[int]", self.plan.row(number).tolist())
+
+    def summary(self) -> str:
+        """Rows and steps in a sentence."""
+        return f"{len(self.plan.samples):,} samples in {self.rows:,} rows, {self.steps:,} steps"
+
+
+def plan(run: Run, *, world_size: int = 1) -> RunPlan:
+    """The rows that training will take, exact before any pixel is decoded.
+
+    Raises:
+        ConfigError: if a data file is missing, or settings cannot work together.
+        DataError: with all problems, under ``data.on_error: stop``.
+        ModelError: if the model folder cannot be used.
+    """
+    settings = run.settings
+    prepared = _prepare(settings, ("train",))
+    cost = model_cost(settings.model.recipe, prepared.files.config)
+    planned = plan_training(settings, prepared.corpora["train"], world_size, cost)
+    return RunPlan(planned, len(planned), -(-len(planned) // settings.train.rows_per_step))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What training leaves behind."""
+
+    output: Path
+    """Folder of checkpoints and logs"""
+    final: Path
+    """Folder of the trained model"""
+
+
+def train(run: Run, *, resume: bool = False) -> TrainResult:
+    """Check, index, plan and train; imports torch.
+
+    Args:
+        run: what to train.
+        resume: go on from the last checkpoint in the output folder.
+
+    Raises:
+        ConfigError: if settings cannot work together, or the output holds another run's checkpoints.
+        DataError: with all problems, under ``data.on_error: stop``.
+        ModelError: if the model cannot be loaded.
+    """
+    settings = run.settings
+    output = Path(settings.output)
+    refuse_to_mix(output, resume=resume)
+    prepared = _prepare(settings, ("train", "eval"))
+    (output / "run.yaml").write_text(run_file.to_yaml(settings), encoding="utf-8")
+    from triptych.training.train import train as run_training
+
+    return TrainResult(output, run_training(settings, prepared, Console(quiet=True), resume=resume))
+
+
+def refuse_to_mix(output: Path, *, resume: bool) -> None:
+    """A new run never writes over an older one's checkpoints.
+
+    Raises:
+        ConfigError: if ``output`` holds checkpoints and ``resume`` is false.
+    """
+    if not resume and any(output.glob("checkpoint-*")):
+        raise ConfigError(
+            f"{output} holds checkpoints of an earlier run; go on with --resume, or choose another output"
+        )
+
+
+def _prepare(settings: RunSettings, splits: Sequence[Split]) -> Prepared:
+    return prepare(settings, splits, Console(quiet=True))
