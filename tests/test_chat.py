@@ -127,6 +127,40 @@ def test_streamed_pieces_joined_are_the_text(session: Session) -> None:
         assert stream.ids == [*ids, template.turn_end]
 
 
+def test_pieces_come_with_every_token_and_wait_only_for_whole_characters(session: Session) -> None:
+    template = session.reading.template
+    text = "one\n\n  two\nдва 🎉\n\t三 é\n"
+    ids = template.tokenizer.encode(text, add_special_tokens=False).ids
+    assert "\ufffd" in {template.decode([token])[-1:] for token in ids}, "a character lies in several tokens"
+    said = ""
+
+    def write(piece: str) -> None:
+        nonlocal said
+        said += piece
+
+    stream = _Pieces(template, write)
+    stream.put(torch.tensor([ids]))
+    assert said == "", "the prompt is not said"
+    for number, token in enumerate(ids):
+        stream.put(torch.tensor([token]))
+        whole = template.decode(ids[: number + 1])
+        assert whole.rstrip("\ufffd") == said
+    assert said == text
+
+
+def test_an_answer_cut_off_inside_a_character_is_said_as_it_decodes(session: Session) -> None:
+    template = session.reading.template
+    ids = template.tokenizer.encode("end 🎉", add_special_tokens=False).ids[:-1]
+    assert template.decode(ids).endswith("\ufffd")
+    pieces: list[str] = []
+    stream = _Pieces(template, pieces.append)
+    for tokens in ([1, 2, 3], *([token] for token in ids)):
+        stream.put(torch.tensor(tokens))
+    stream.end()
+    stream.end()
+    assert "".join(pieces) == template.decode(ids)
+
+
 def test_pictures_go_to_their_marks_or_to_the_front(session: Session, tmp_path: Path) -> None:
     for number in range(2):
         session.add_picture(str(tiny.write_picture(tmp_path / f"{number}.png", 60, 80, seed=number)))

@@ -14,18 +14,20 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import families
 import tiny
 from test_distributed import launch
 from test_train import LORA, log, losses, run, weights
 from triptych.errors import ConfigError, DataError
-from triptych.forward.batch import Batch, build_batch
-from triptych.forward.feature_cache import FeatureCache, FeatureWriter
+from triptych.forward.batch import Batch, RowFeatures, build_batch
+from triptych.forward.feature_cache import FeatureCache, FeatureWriter, image_features
 from triptych.forward.isolation import choose_isolation
 from triptych.forward.row_forward import RowForward
 from triptych.model.loading import PixelNormalizer
 from triptych.rows.feature_store import FeatureReader
+from triptych.rows.row_images import KNOWN
 from triptych.run import console
 from triptych.run.feature_forecast import Forecast, Room, decide, feature_shape, forecast
 from triptych.run.prepare import Prepared, plan_training, prepare
@@ -114,6 +116,16 @@ def test_kept_features_give_the_gradients_of_the_tower_within_bfloat16(tmp_path:
     rounding = difference(first, expected)
     assert 0 < rounding < TOLERANCE
     assert difference(rows.gradients(rows.keeping, displaced(read)), expected) > 10 * rounding
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_features_are_handed_to_transformers_in_its_own_class(levels: int) -> None:
+    known = torch.randn(levels, 7, 4).to(torch.bfloat16)
+    handed = image_features(RowFeatures(known, (2, 5), (KNOWN, KNOWN), ()))
+    assert isinstance(handed, BaseModelOutputWithPooling)
+    pooled, deepstack = handed.to_tuple()
+    assert [len(image) for image in pooled] == [2, 5]
+    assert torch.equal(torch.stack([torch.cat(level) for level in (pooled, *deepstack)]), known)
 
 
 def test_features_do_not_depend_on_the_rest_of_the_row(tmp_path: Path) -> None:

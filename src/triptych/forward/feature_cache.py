@@ -20,6 +20,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch import nn
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from triptych.errors import ModelError
 from triptych.family.family import Family, ModelFiles
@@ -38,20 +39,13 @@ QUEUE_BYTES = 512 * 2**20
 ABOUT = "about.json"
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFeatures:
-    """What a forward of transformers takes as ``mm_encoder_outputs["image"]``."""
+def image_features(features: RowFeatures) -> BaseModelOutputWithDeepstackFeatures:
+    """The features of a row, all of them known, as a forward of transformers takes ``mm_encoder_outputs["image"]``.
 
-    pooler_output: tuple[torch.Tensor, ...]
-    """Per image (tokens, D)"""
-    deepstack_features: list[tuple[torch.Tensor, ...]]
-    """Per level, per image (tokens, D); families without DeepStack do not look."""
-
-
-def image_features(features: RowFeatures) -> ImageFeatures:
-    """The features of a row, all of them known, as the model takes them."""
+    The class is what Qwen3-VL's tower gives; it is the other families' with DeepStack added, at which they do not look.
+    """
     levels = [level.split(features.tokens) for level in features.known]
-    return ImageFeatures(levels[0], levels[1:])
+    return BaseModelOutputWithDeepstackFeatures(pooler_output=levels[0], deepstack_features=levels[1:])
 
 
 def describe_tower(model: Any, files: ModelFiles, precision: torch.dtype, device: torch.device) -> dict[str, Any]:

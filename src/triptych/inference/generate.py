@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GenerationConfig, PreTrainedModel, TextStreamer
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
 
 from triptych.model.loading import PixelNormalizer
 from triptych.text.layout import Layout
@@ -83,27 +84,40 @@ def stream(
             inputs = _inputs(model, [prompt], template, normalizer)
             model.generate(**inputs, generation_config=config, streamer=pieces)  # type: ignore[operator]
     except KeyboardInterrupt:
-        pieces.end()  # type: ignore[no-untyped-call]
+        pieces.end()
     return _until_end(pieces.ids, template.turn_end)
 
 
-class _Pieces(TextStreamer):
+class _Pieces(BaseStreamer):
     """Text of an answer in pieces that never end inside a character."""
 
     def __init__(self, template: Template, write: Callable[[str], None]) -> None:
-        # All that it asks of a tokenizer is to decode.
-        super().__init__(template, skip_prompt=True)  # type: ignore[arg-type]
         self.ids: list[int] = []
+        self.template = template
         self.write = write
+        self._prompt_is_next = True
+        self._waiting: list[int] = []
+        """The last ids, whose text is not handed on yet."""
 
     def put(self, value: torch.Tensor) -> None:
         """Take the prompt, then token after token."""
-        if not self.next_tokens_are_prompt:
-            self.ids += value.flatten().tolist()
-        super().put(value)  # type: ignore[no-untyped-call]
+        if self._prompt_is_next:
+            self._prompt_is_next = False
+            return
+        ids = value.flatten().tolist()
+        self.ids += ids
+        self._waiting += ids
+        # Tokens are bytes: where a character is complete, what follows decodes alone to what it is in the whole.
+        text = self.template.decode(self._waiting)
+        if not text.endswith("\ufffd"):
+            self._hand_on(text)
 
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: ARG002
-        """Hand a piece on."""
+    def end(self) -> None:
+        """Hand on what is left, also if the answer stopped inside a character."""
+        self._hand_on(self.template.decode(self._waiting))
+
+    def _hand_on(self, text: str) -> None:
+        self._waiting = []  # first, for an interrupt while the piece is written must not bring it twice
         if text:
             self.write(text)
 
