@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from triptych import __version__
 from triptych.errors import ConfigError, TriptychError
 from triptych.run.environment import wait_asleep
 
@@ -19,6 +20,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"triptych {__version__}")
+        raise typer.Exit
+
 
 DataArgument = Annotated[
     list[str], typer.Argument(metavar="RUN.yaml | DATA...", help="A run file, or data files and globs.")
@@ -32,6 +40,24 @@ MediaDir = Annotated[
 ]
 
 AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Read data files and images behind URLs.")]
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Fine-tune Qwen-VL models on samples with several images. The plan is exact before any pixel is decoded."""
+
+
+@app.command()
+def env() -> None:
+    """Print what a bug report needs: versions, device, cache folder, packages outside the tried range."""
+    from triptych.commands.env import report
+
+    print("\n".join(report()))
 
 
 @app.command()
