@@ -32,6 +32,13 @@ AHEAD = 4
 """Items in flight per worker."""
 
 
+def usable_cores() -> int:
+    """Cores that this process may use; where the system does not tell (macOS, Windows), all of the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Engine(Protocol):
     """Where measuring and tokenizing happen. What they give does not depend on it."""
 
@@ -51,7 +58,7 @@ class LocalEngine:
             workers: processes; None for as many as this process may use cores.
             patience: seconds of work in this process before workers are started.
         """
-        self.workers = workers if workers is not None else len(os.sched_getaffinity(0))
+        self.workers = workers if workers is not None else usable_cores()
         self.patience = patience
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

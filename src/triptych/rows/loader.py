@@ -18,11 +18,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from triptych.errors import TriptychError
+from triptych.corpus.executor import usable_cores
+from triptych.errors import ConfigError, TriptychError
 from triptych.planning.plan import Plan
 from triptych.rows.builder import Row, RowBuilder
 from triptych.rows.worker import Failure, receive, send
 
+CAN_SHARE = hasattr(os, "memfd_create") and hasattr(socket, "SOCK_SEQPACKET") and hasattr(socket, "send_fds")
+"""Whether this system has what rows are handed over with: anonymous files, and packets that carry them."""
 ROWS_AHEAD = 64
 """At most, however small they are: each holds an open file."""
 THREADS = 8
@@ -56,7 +59,7 @@ class Loading:
 def threads_per_worker(workers: int) -> int:
     """Threads that give each core of this machine something to do, and no core two."""
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(THREADS, len(os.sched_getaffinity(0)) // max(1, workers * ranks)))
+    return max(1, min(THREADS, usable_cores() // max(1, workers * ranks)))
 
 
 class RowLoader:
@@ -148,6 +151,8 @@ class Workers:
     """Processes that build rows. One socket serves them all: whoever is idle takes the next task off it."""
 
     def __init__(self, builder: RowBuilder, loading: Loading) -> None:
+        if not CAN_SHARE:
+            raise ConfigError("data.workers: processes that decode images need Linux; set data.workers: 0")
         # Packets: a message comes whole, to one receiver. To fork this process, which has threads (torch's,
         # tokenizers', Arrow's), could hang; fresh interpreters without torch start in a quarter of a second.
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

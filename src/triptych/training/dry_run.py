@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from dataclasses import dataclass
 
@@ -64,5 +63,7 @@ def run_row(settings: RunSettings, prepared: Prepared, batch: Batch) -> DryRun:
         peak, name, note = torch.cuda.max_memory_allocated(), torch.cuda.get_device_name(), ""
     else:
         # Linux counts in KiB.
+        import resource  # Unix only
+
         peak, name, note = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "the CPU", " (whole process)"
     return DryRun(name, value, seconds, peak, note)
