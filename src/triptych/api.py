@@ -28,7 +28,6 @@ from triptych.errors import ConfigError, DataError, Origin, Problem
 from triptych.family.family import ModelFiles, read_model_files
 from triptych.images import pixels
 from triptych.images.geometry import SizedImage
-from triptych.images.size_cache import cache_folder
 from triptych.planning.cost import model_cost
 from triptych.planning.plan import Plan
 from triptych.run import run_file
@@ -115,13 +114,14 @@ class Samples(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         number = range(len(self))[index]
-        layout = self._corpus.layout(number)
+        sample = self._corpus.sample(number)
+        layout = sample.layout()
         return Sample(
             input_ids=layout.input_ids,
             labels=np.where(layout.supervised, layout.input_ids, -100),
             position_ids=layout.position_ids,
             image_grid_thw=layout.grids,
-            images=self._corpus.images(number),
+            images=sample.images,
             origin=layout.origin,
             task=self._corpus.task(number),
             _files=self._files,
@@ -151,7 +151,7 @@ class Run:
         if not sources:
             raise ConfigError(f"data.{split} names no source")
         files, reading = self._read
-        corpus, _ = load_or_build(sources, reading, files.text_hash(), cache_folder())
+        corpus, _ = load_or_build(sources, reading)
         return Samples(corpus, files, reading)
 
 
@@ -212,17 +212,15 @@ def check(
         ModelError: if the run's model folder cannot be used.
     """
     reading: Reading | None = None
-    identity = ""
     if isinstance(data, Run):
         groups = [data.settings.sources(split) for split in SPLITS if data.settings.sources(split)]
-        files, reading = data._read
-        identity = files.text_hash()
+        _, reading = data._read
     else:
         groups = [_sources(data)]
     census = Census()
     engine = None if workers is None else LocalEngine(workers)
     for sources in groups:
-        _, found = load_or_build(sources, reading, identity, cache_folder(), engine, progress, deep=deep)
+        _, found = load_or_build(sources, reading, None, engine, progress, deep=deep)
         census = census.plus(found)
     return CheckReport(census.samples, census.ok, census.problems, census.dropped)
 
@@ -267,9 +265,9 @@ def encode(
     geometry = files.geometry.limit(min_pixels=min_pixels, max_pixels=max_pixels)
     if geometry.min_pixels > geometry.max_pixels:
         raise ConfigError(f"min_pixels {geometry.min_pixels:,} is larger than max_pixels {geometry.max_pixels:,}")
-    reading = Reading(files.template(), geometry, Budget())
+    reading = Reading(files.template(), geometry, Budget(), files.text_hash())
     source = Source.from_records([record], media_dir=media_dir)
-    corpus, census = load_or_build([source], reading, files.text_hash(), cache_folder(), LocalEngine(1))
+    corpus, census = load_or_build([source], reading, None, LocalEngine(1))
     if census.problems:
         raise DataError(census.problems)
     return cast(Sample, Samples(corpus, files, reading)[0])

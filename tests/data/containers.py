@@ -38,7 +38,7 @@ class Samples:
     def load(self, cache: Path, *paths: Path, **source: Any) -> tuple[Corpus, Census]:
         """The corpus of other files."""
         named = Source(tuple(map(str, paths)), **source)
-        return load_or_build([named], self.reading, "", cache, LocalEngine(1))
+        return load_or_build([named], self.reading, cache, LocalEngine(1))
 
     def check_equal(self, cache: Path, *paths: Path, only: list[int] | None = None, **source: Any) -> Corpus:
         """That other files hold these samples (or ``only`` some): ids, layouts, pictures, read in any order."""

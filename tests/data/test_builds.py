@@ -40,10 +40,10 @@ if __name__ == "__main__":  # its workers import only what they need
     image_sizes.IMAGES_PER_TASK = 8
     image_sizes.STORE_SECONDS = 0.05
     files = read_model_files(model)
-    reading = Reading(files.template(), files.geometry, Budget(max_tokens=400))
+    reading = Reading(files.template(), files.geometry, Budget(max_tokens=400), files.text_hash())
     engine = LocalEngine(int(workers), patience=0)
     print("begin", flush=True)
-    _, census = load_or_build([Source(tuple(data))], reading, files.text_hash(), Path(cache), engine)
+    _, census = load_or_build([Source(tuple(data))], reading, Path(cache), engine)
     print(json.dumps(asdict(census)), flush=True)
 """
 

@@ -34,7 +34,7 @@ class Run:
     folder: Path
 
     def load(self) -> tuple[Corpus, Census]:
-        return load_or_build([self.source], self.reading, self.identity, self.folder)
+        return load_or_build([self.source], replace(self.reading, identity=self.identity), self.folder)
 
 
 @pytest.fixture
@@ -311,7 +311,7 @@ def test_the_header_cache_serves_all_runs(run: Run, measured: list[str]) -> None
     folder = Path(run.source.path).parent
     other = folder / "other.json"
     other.write_text(json.dumps([tiny.record(["large.png"], "<image>What?", "A picture.")]), encoding="utf-8")
-    corpus, _ = load_or_build([Source(str(other))], run.reading, "another model", run.folder)
+    corpus, _ = load_or_build([Source(str(other))], replace(run.reading, identity="another model"), run.folder)
     assert (len(corpus), measured) == (1, [])
 
 

@@ -157,9 +157,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(data: Path, model_dir: Path, cache: Path, engine: Engine) -> tuple[Census, dict[str, str]]:
     """The census, and the hash of every Arrow file by its name."""
     files = read_model_files(str(model_dir))
-    reading = Reading(files.template(), files.geometry, Budget(max_tokens=200))
+    reading = Reading(files.template(), files.geometry, Budget(max_tokens=200), files.text_hash())
     source = Source((str(data / "train.json"), str(data / "lines.jsonl")))
-    _, census = load_or_build([source], reading, files.text_hash(), cache, engine)
+    _, census = load_or_build([source], reading, cache, engine)
     arrow = {str(path.relative_to(cache)): path.read_bytes() for path in cache.glob("*/**/*.arrow")}
     return census, {name: hashlib.sha256(content).hexdigest() for name, content in arrow.items()}
 

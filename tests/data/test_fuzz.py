@@ -102,7 +102,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def examine(path: Path, cache: Path, reading: Reading, confine: bool) -> tuple[list[int], list[int]]:
     """Lines of the samples, and of the problems that have one."""
     source = Source(str(path), confine=confine)
-    corpus, census = load_or_build([source], reading, "", cache, LocalEngine(1))
+    corpus, census = load_or_build([source], reading, cache, LocalEngine(1))
     good = [corpus.origin(index).line for index in range(len(corpus))]
     for problem in census.problems:
         assert problem.code in CODES

@@ -214,7 +214,7 @@ def test_a_run_that_asks_for_rows_of_few_patches_gives_samples_of_few_patches(tm
     batch = {"samples": None, "tokens": 400, "patches": 300}
     run = run_file.load(tiny.write_run(tmp_path, model_dir, tmp_path / "x.json", batch=batch))
     reading = make_reading(read_model_files(str(model_dir)), run)
-    corpus, _ = load_or_build(run.sources("train"), reading, "", tmp_path / "cache")
+    corpus, _ = load_or_build(run.sources("train"), reading, tmp_path / "cache")
     layout = corpus.layout(0)
     assert layout.grids.prod(axis=1).sum() <= 300
     assert len(layout.grids) == 3

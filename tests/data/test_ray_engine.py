@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class Job:
     identity: str
 
     def load(self, cache: Path, engine: Engine) -> tuple[Corpus, Census]:
-        return load_or_build(self.sources, self.reading, self.identity, cache, engine)
+        return load_or_build(self.sources, replace(self.reading, identity=self.identity), cache, engine)
 
 
 @pytest.fixture

@@ -147,18 +147,17 @@ class Job:
     """How corpora are made."""
 
     reading: Reading
-    identity: str
     cache: Path
 
     def load(self, source: Source, cache: str = "cache") -> tuple[Corpus, Census]:
         engine = LocalEngine(1)
-        return load_or_build([source], self.reading, self.identity, self.cache / cache, engine)
+        return load_or_build([source], self.reading, self.cache / cache, engine)
 
 
 @pytest.fixture
 def job(model_dir: Path, tmp_path: Path) -> Job:
     files = read_model_files(str(model_dir))
-    return Job(Reading(files.template(), files.geometry, Budget(max_tokens=200)), files.text_hash(), tmp_path)
+    return Job(Reading(files.template(), files.geometry, Budget(max_tokens=200), files.text_hash()), tmp_path)
 
 
 def records(prefix: str = "") -> list[Any]:

@@ -60,7 +60,7 @@ def examine(folder: Path, elements: list[Any], reading: Reading | None, **source
     path = folder / "data.json"
     path.write_bytes(orjson.dumps(elements))
     cache = Path(tempfile.mkdtemp(dir=folder))
-    corpus, census = load_or_build([Source(str(path), **source)], reading, "", cache)
+    corpus, census = load_or_build([Source(str(path), **source)], reading, cache)
     lines = [problem.origin.line for problem in census.problems]
     good = [corpus.origin(index).line for index in range(len(corpus))]
     assert sorted([*good, *set(lines)]) == list(range(1, len(elements) + 1)), "a record is a sample, or has a problem"

@@ -9,14 +9,13 @@ import numpy as np
 import orjson
 from rich.console import Console
 
-from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import Census, Reading
 from triptych.corpus.executor import Engine
 from triptych.errors import ConfigError
 from triptych.family.family import read_model_files
-from triptych.images.size_cache import cache_folder
 from triptych.run import console, run_file
-from triptych.run.prepare import SPLITS, make_reading
+from triptych.run.prepare import SPLITS, index_sources, make_reading
 from triptych.sources.records import Source
 
 
@@ -49,13 +48,12 @@ def check(
         ModelError: if the run file's model folder cannot be used.
     """
     out = console.console()
-    splits, reading, identity = _what_to_check(arguments, media_dir, allow_remote)
+    splits, reading = _what_to_check(arguments, media_dir, allow_remote)
     corpora: list[Corpus] = []
     census = Census()
     for name, sources in splits.items():
         # Split by split, as training does: what is indexed here is not indexed again there.
-        with console.watching(name, out) as progress:
-            corpus, found = load_or_build(sources, reading, identity, cache_folder(), engine, progress, deep=deep)
+        corpus, found = index_sources(name, sources, reading, out, engine, deep=deep)
         corpora.append(corpus)
         census = census.plus(found)
     if as_json:
@@ -88,10 +86,10 @@ def _print(out: Console, corpora: Sequence[Corpus], census: Census, *, with_toke
 
 def _what_to_check(
     arguments: Sequence[str], media_dir: str | None, allow_remote: bool
-) -> tuple[dict[str, list[Source]], Reading | None, str]:
+) -> tuple[dict[str, list[Source]], Reading | None]:
     run_files = [name for name in arguments if name.endswith((".yaml", ".yml"))]
     if not run_files:
-        return {"data": [Source(tuple(arguments), media_dir, allow_remote=allow_remote)]}, None, ""
+        return {"data": [Source(tuple(arguments), media_dir, allow_remote=allow_remote)]}, None
     overrides = [name for name in arguments if name not in run_files]
     if len(run_files) > 1 or any("=" not in name for name in overrides):
         raise ConfigError("give one run file (with key=value settings), or data files, not both")
@@ -100,4 +98,4 @@ def _what_to_check(
     settings = run_file.load(run_files[0], overrides)
     files = read_model_files(settings.model.path)
     splits = {f"data.{split}": settings.sources(split) for split in SPLITS if settings.sources(split)}
-    return splits, make_reading(files, settings), files.text_hash()
+    return splits, make_reading(files, settings)

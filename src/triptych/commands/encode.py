@@ -12,14 +12,13 @@ from typing import IO, Any
 import numpy as np
 import orjson
 
-from triptych.corpus.corpus import load_or_build
 from triptych.corpus.examine import Reading
 from triptych.errors import ConfigError, Origin, Problem
 from triptych.family.family import ModelFiles, read_model_files
 from triptych.images import pixels as pixel_path
 from triptych.images.geometry import Geometry, SizedImage
-from triptych.images.size_cache import cache_folder
 from triptych.run import console
+from triptych.run.prepare import index_sources
 from triptych.sources.records import Source
 from triptych.text.layout import Budget, Layout
 
@@ -48,11 +47,10 @@ def encode(
     geometry = files.geometry.limit(min_pixels=min_pixels, max_pixels=max_pixels)
     if geometry.min_pixels > geometry.max_pixels:
         raise ConfigError(f"min-pixels {geometry.min_pixels:,} is larger than max-pixels {geometry.max_pixels:,}")
-    reading = Reading(files.template(), geometry, Budget())
+    reading = Reading(files.template(), geometry, Budget(), files.text_hash())
     source = Source(tuple(data), media_dir, allow_remote=allow_remote)
     _refuse_to_overwrite(source.files(), [path for path in (out, pixels) if path is not None])
-    with console.watching("encoding", console.console()) as progress:
-        corpus, census = load_or_build([source], reading, files.text_hash(), cache_folder(), None, progress)
+    corpus, census = index_sources("encoding", [source], reading, console.console())
     rejected = list(census.problems)
     for problem in rejected:
         print(problem, file=sys.stderr)
@@ -63,13 +61,13 @@ def encode(
         except OSError as error:
             raise ConfigError(f"cannot write {error.filename}: {error.strerror}") from error
         for index in range(len(corpus)):
-            images = corpus.images(index)
-            problems = store.add(images, corpus.origin(index)) if store is not None else []
+            sample = corpus.sample(index)
+            problems = store.add(sample.images, sample.origin) if store is not None else []
             if problems:
                 print(*problems, sep="\n", file=sys.stderr)
                 rejected.extend(problems)
                 continue
-            line = _line(corpus.layout(index), images)
+            line = _line(sample.layout(), sample.images)
             lines.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
     return 1 if rejected else 0
 

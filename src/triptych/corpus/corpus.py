@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,11 @@ from triptych.corpus.lengths import LENGTHS, Fitting, stored_encoding
 from triptych.corpus.progress import Progress, Silent
 from triptych.errors import Origin, Problem
 from triptych.images.geometry import Geometry, SizedImage
-from triptych.images.size_cache import HeaderCache
+from triptych.images.size_cache import HeaderCache, cache_folder
 from triptych.planning.cost import SampleCost
 from triptych.planning.plan import Lengths
 from triptych.sources.records import Source
-from triptych.text.layout import Budget, Fitted, Layout, fit, lay_out
+from triptych.text.layout import Budget, Layout, fit, lay_out
 from triptych.text.template import Encoded
 
 FORMAT = 2
@@ -45,6 +45,23 @@ FORMAT = 2
 
 STALE_SECONDS = 24 * 3600
 """Age at which a half-written file is nobody's any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusSample:
+    """One good sample within its budget."""
+
+    encoded: Encoded
+    """Its ids with one per image"""
+    images: list[SizedImage]
+    """In reading order"""
+    geometry: Geometry
+    origin: Origin
+
+    def layout(self) -> Layout:
+        """The sample as the model sees it."""
+        resized = [(image.resized_height, image.resized_width) for image in self.images]
+        return lay_out(self.encoded, resized, self.geometry, self.origin)
 
 
 class Corpus:
@@ -127,23 +144,29 @@ class Corpus:
         task: str | None = self._index.value("task", self._sample(index)).as_py()
         return task
 
+    def sample(self, index: int) -> CorpusSample:
+        """The sample within its budget: read and fitted once, whatever is asked of it."""
+        number = self._sample(index)
+        images = self._index.image_numbers(number)
+        measured = self._measured(images)
+        fitted = fit(stored_encoding(self._index, number), measured, self.geometry, self._budget)
+        sized = [
+            SizedImage(*self._index.image(image), *natural, *resized)
+            for image, natural, resized in zip(images, measured, fitted.resized, strict=True)
+        ]
+        return CorpusSample(fitted.encoded, sized, self.geometry, self._index.origin(number))
+
     def encoded(self, index: int) -> Encoded:
         """The sample's ids with one per image, within the budget."""
-        return self._fitted(index).encoded
+        return self.sample(index).encoded
 
     def layout(self, index: int) -> Layout:
         """The sample as the model sees it."""
-        fitted = self._fitted(index)
-        return lay_out(fitted.encoded, fitted.resized, self.geometry, self.origin(index))
+        return self.sample(index).layout()
 
     def images(self, index: int) -> list[SizedImage]:
         """The sample's images in reading order."""
-        numbers = self._index.image_numbers(self._sample(index))
-        sizes = zip(self._measured(numbers), self._fitted(index).resized, strict=True)
-        return [
-            SizedImage(*self._index.image(number), *measured, *resized)
-            for number, (measured, resized) in zip(numbers, sizes, strict=True)
-        ]
+        return self.sample(index).images
 
     def shown(self, uses: NDArray[np.int64]) -> Iterator[tuple[str, tuple[int, int], int]]:
         """What a run shows of these samples if it takes each of them ``uses`` (K,) times.
@@ -193,11 +216,6 @@ class Corpus:
         height, width = self._sizes.column("height"), self._sizes.column("width")
         return [(height[number].as_py(), width[number].as_py()) for number in numbers]
 
-    def _fitted(self, index: int) -> Fitted:
-        sample = self._sample(index)
-        sizes = self._measured(self._index.image_numbers(sample))
-        return fit(stored_encoding(self._index, sample), sizes, self.geometry, self._budget)
-
     def _numbers(self, column: str) -> NDArray[np.int64]:
         return np.asarray(self._lengths.column(column).to_numpy(), np.int64)
 
@@ -205,8 +223,7 @@ class Corpus:
 def load_or_build(
     sources: Sequence[Source],
     reading: Reading | None,
-    identity: str,
-    cache: Path,
+    cache: Path | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
     *,
@@ -217,8 +234,7 @@ def load_or_build(
     Args:
         sources: the data files.
         reading: how the model reads samples; None checks records and images without a model, and gives no lengths.
-        identity: what else decides the ids, for example a hash of the tokenizer file.
-        cache: folder of the caches; made if missing.
+        cache: folder of the caches; made if missing. None means the user's own.
         engine: where the work is done; the cores of this machine by default.
         progress: who is told.
         deep: decode every image that was not decoded before.
@@ -231,7 +247,8 @@ def load_or_build(
         ConfigError: if a data file is missing or cannot be read.
     """
     engine, progress = engine or LocalEngine(), progress or Silent()
-    template = None if reading is None else reading.template
+    cache = cache or cache_folder()
+    template, identity = (None, "") if reading is None else (reading.template, reading.identity)
     index = load_or_build_index(sources, template, identity, cache / "index", engine, progress)
     folder = cache / "corpora"
     folder.mkdir(exist_ok=True)

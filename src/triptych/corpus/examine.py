@@ -45,6 +45,8 @@ class Reading:
     template: Template
     geometry: Geometry
     budget: Budget
+    identity: str = ""
+    """What of the model's files decides the ids, as a hash: an index is read again only under the same."""
 
 
 @dataclass(slots=True)

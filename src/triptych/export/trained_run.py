@@ -7,14 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.corpus import Corpus
 from triptych.errors import ConfigError, DataError
 from triptych.family.family import ModelFiles, read_model_files
 from triptych.images.geometry import Geometry
-from triptych.images.size_cache import cache_folder
-from triptych.run import console as terminal
 from triptych.run import run_file
-from triptych.run.prepare import SPLITS, Split, make_reading
+from triptych.run.prepare import SPLITS, Split, index_sources, make_reading
 from triptych.run.settings import RunSettings
 
 RUN_FILE = "run.yaml"
@@ -60,8 +58,7 @@ def open_run(folder: Path, console: Console) -> TrainedRun:
         sources = settings.sources(split)
         if not sources:
             continue
-        with terminal.watching(f"data.{split}", console) as progress:
-            corpus, census = load_or_build(sources, reading, files.text_hash(), cache_folder(), progress=progress)
+        corpus, census = index_sources(f"data.{split}", sources, reading, console)
         if not len(corpus):
             raise DataError(census.problems or census.dropped, f"no good sample is left in data.{split}")
         corpora[split] = corpus

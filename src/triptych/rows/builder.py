@@ -131,8 +131,9 @@ class RowBuilder:
         pictures = RowPictures(reading, room)
         layouts: list[Layout] = []
         for index in samples:
-            pictures.add(corpus.images(index), corpus.origin(index))
-            layouts.append(corpus.layout(index))
+            sample = corpus.sample(index)
+            pictures.add(sample.images, sample.origin)
+            layouts.append(sample.layout())
         if not layouts or (self.with_image and not any(len(layout.grids) for layout in layouts)):
             side = corpus.geometry.factor
             layouts.append(lay_out(self.filler, [(side, side)], corpus.geometry, Origin("filler", 0)))

@@ -17,12 +17,12 @@ from triptych.corpus.examine import Census, Reading
 from triptych.corpus.executor import Engine
 from triptych.errors import ConfigError, DataError, Problem
 from triptych.family.family import ModelFiles, read_model_files
-from triptych.images.size_cache import cache_folder
 from triptych.planning.cost import SampleCost
 from triptych.planning.mixture import Mixture
 from triptych.planning.plan import Plan, make_plan
 from triptych.run import console
 from triptych.run.settings import RunSettings
+from triptych.sources.records import Source
 
 REJECTED = "rejected.jsonl"
 Split = Literal["train", "eval"]
@@ -52,7 +52,7 @@ def make_reading(files: ModelFiles, settings: RunSettings) -> Reading:
             f"data.min_pixels {geometry.min_pixels:,} is larger than data.max_pixels {geometry.max_pixels:,} "
             "(one of them is the model's own)"
         )
-    return Reading(files.template(), geometry, settings.budget(geometry.merge_size))
+    return Reading(files.template(), geometry, settings.budget(geometry.merge_size), files.text_hash())
 
 
 def prepare(settings: RunSettings, splits: Sequence[Split], out: Console, engine: Engine | None = None) -> Prepared:
@@ -77,10 +77,7 @@ def prepare(settings: RunSettings, splits: Sequence[Split], out: Console, engine
         sources = settings.sources(split)
         if not sources:
             continue
-        with console.watching(f"data.{split}", out) as progress:
-            corpora[split], census[split] = load_or_build(
-                sources, reading, files.text_hash(), cache_folder(), engine, progress
-            )
+        corpora[split], census[split] = index_sources(f"data.{split}", sources, reading, out, engine)
     problems = [problem for found in census.values() for problem in found.problems]
     if problems and settings.data.on_error == "stop":
         raise DataError(problems, "mend the data, or set data.on_error: skip to train on the rest")
@@ -92,6 +89,32 @@ def prepare(settings: RunSettings, splits: Sequence[Split], out: Console, engine
             out.print(f"data.{split}: {console.census_line(found)}", markup=False)
         write_rejected(Path(settings.output), [p for c in census.values() for p in (*c.problems, *c.dropped)], out)
     return Prepared(files, reading, corpora, census)
+
+
+def index_sources(
+    name: str,
+    sources: Sequence[Source],
+    reading: Reading | None,
+    out: Console,
+    engine: Engine | None = None,
+    *,
+    deep: bool = False,
+) -> tuple[Corpus, Census]:
+    """The corpus of ``sources`` and the census of all their records, with the progress shown on ``out``.
+
+    Args:
+        name: what the progress is of, for example ``data.train``.
+        sources: the data files.
+        reading: how the model reads samples; None checks records and images without a model.
+        out: where the progress is shown.
+        engine: where the work is done; None means the cores of this machine.
+        deep: decode every image that was not decoded before.
+
+    Raises:
+        ConfigError: if a data file is missing or cannot be read.
+    """
+    with console.watching(name, out) as progress:
+        return load_or_build(sources, reading, None, engine, progress, deep=deep)
 
 
 def train_mixture(settings: RunSettings, corpus: Corpus) -> Mixture:
