@@ -164,10 +164,10 @@ def _batch(layouts: list[Layout], geometry: Geometry, random: np.random.Generato
         position_ids=torch.from_numpy(np.concatenate(positions, 1))[:, None],
         pixels=torch.from_numpy(random.integers(0, 256, (int(grids.prod(1).sum()), values), np.uint8)),
         image_grid_thw=torch.from_numpy(grids),
-        keep=targets - 1,
+        logits_to_keep=targets - 1,
         targets=ids[targets],
-        starts=torch.from_numpy(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)),
-        longest=max(lengths),
+        cu_seqlens=torch.from_numpy(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)),
+        max_seqlen=max(lengths),
         images_per_sample=(PICTURES_PER_SAMPLE,) * len(layouts),
         samples=tuple(range(len(layouts))),
         problems=(),
@@ -230,7 +230,7 @@ def packed_to_alone(model: nn.Module, forward: RowForward, row: Batch) -> dict[s
     """How far the row is from its samples run one by one, in the precision of training."""
     watched = [p for name, p in model.named_parameters() if p.requires_grad and "language_model.layers.0." in name]
     found = []
-    for parts in ([row], list(row.alone())):
+    for parts in ([row], list(row.unpack())):
         model.zero_grad()
         losses = []
         for part in parts:

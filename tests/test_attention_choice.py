@@ -13,16 +13,16 @@ from transformers import AutoConfig
 
 import tiny
 from triptych.errors import ConfigError
-from triptych.forward.attention import IMPLEMENTATIONS, Facilities, choose_attention, find_facilities
+from triptych.forward.attention import IMPLEMENTATIONS, AttentionSupport, choose_attention, find_attention_support
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
 from triptych.run.settings import AttentionName
 from triptych.training.train import train
 
 EVERYTHING: frozenset[AttentionName] = frozenset({"flash_attention_3", "flash_attention_2", "varlen"})
-HOPPER = Facilities("cuda", (9, 0), EVERYTHING)
-AMPERE = Facilities("cuda", (8, 0), EVERYTHING)
-CPU = Facilities("cpu")
+HOPPER = AttentionSupport("cuda", (9, 0), EVERYTHING)
+AMPERE = AttentionSupport("cuda", (8, 0), EVERYTHING)
+CPU = AttentionSupport("cpu")
 
 
 def config(**text: Any) -> SimpleNamespace:
@@ -39,25 +39,25 @@ def test_every_setting_has_an_implementation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facilities", "precision", "expected"),
+    ("support", "precision", "expected"),
     [
         (HOPPER, torch.bfloat16, "flash_attention_3"),
         (AMPERE, torch.bfloat16, "flash_attention_2"),
-        (Facilities("cuda", (10, 0), EVERYTHING), torch.bfloat16, "flash_attention_2"),
-        (Facilities("cuda", (9, 0), frozenset({"varlen"})), torch.bfloat16, "varlen"),
-        (Facilities("cuda", (9, 0)), torch.bfloat16, "sample_sdpa"),
-        (Facilities("cuda", (7, 5), EVERYTHING), torch.float16, "sample_sdpa"),
+        (AttentionSupport("cuda", (10, 0), EVERYTHING), torch.bfloat16, "flash_attention_2"),
+        (AttentionSupport("cuda", (9, 0), frozenset({"varlen"})), torch.bfloat16, "varlen"),
+        (AttentionSupport("cuda", (9, 0)), torch.bfloat16, "sample_sdpa"),
+        (AttentionSupport("cuda", (7, 5), EVERYTHING), torch.float16, "sample_sdpa"),
         (HOPPER, torch.float32, "sample_sdpa"),
         (CPU, torch.bfloat16, "sample_sdpa"),
-        (Facilities("mps"), torch.float32, "sample_sdpa"),
+        (AttentionSupport("mps"), torch.float32, "sample_sdpa"),
     ],
 )
-def test_the_first_that_works_is_chosen(facilities: Facilities, precision: torch.dtype, expected: str) -> None:
-    assert choose_attention("auto", facilities, config(), precision).name == expected
+def test_the_first_that_works_is_chosen(support: AttentionSupport, precision: torch.dtype, expected: str) -> None:
+    assert choose_attention("auto", support, config(), precision).name == expected
 
 
 def test_the_reason_names_what_stands_in_the_way() -> None:
-    chosen = choose_attention("auto", Facilities("cuda", (9, 0), frozenset({"varlen"})), config(), torch.bfloat16)
+    chosen = choose_attention("auto", AttentionSupport("cuda", (9, 0), frozenset({"varlen"})), config(), torch.bfloat16)
     expected = "attention: varlen (flash_attention_3 is not installed; flash_attention_2 is not installed)"
     assert str(chosen) == expected
 
@@ -81,29 +81,29 @@ def test_dropout_is_left_to_what_has_it() -> None:
 
 
 def test_heads_that_torchs_kernel_does_not_take_are_left_to_sdpa() -> None:
-    only_torch = Facilities("cuda", (9, 0), frozenset({"varlen"}))
+    only_torch = AttentionSupport("cuda", (9, 0), frozenset({"varlen"}))
     chosen = choose_attention("auto", only_torch, config(head_dim=84), torch.bfloat16)
     assert chosen.name == "sample_sdpa"
     assert "width 84" in chosen.reason
 
 
 @pytest.mark.parametrize(
-    ("setting", "facilities", "precision", "reason"),
+    ("setting", "support", "precision", "reason"),
     [
         ("flash_attention_2", CPU, torch.bfloat16, "needs a CUDA device"),
         ("varlen", CPU, torch.bfloat16, "needs a CUDA device"),
-        ("flash_attention_3", Facilities("cuda", (9, 0)), torch.bfloat16, "not installed"),
-        ("varlen", Facilities("cuda", (9, 0)), torch.bfloat16, "torch 2.13"),
+        ("flash_attention_3", AttentionSupport("cuda", (9, 0)), torch.bfloat16, "not installed"),
+        ("varlen", AttentionSupport("cuda", (9, 0)), torch.bfloat16, "torch 2.13"),
         ("flash_attention_3", AMPERE, torch.bfloat16, "capability 8.0"),
         ("varlen", HOPPER, torch.float32, "not in float32"),
         ("flash_attention_2", HOPPER, torch.float32, "not in float32"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_reason(
-    setting: AttentionName, facilities: Facilities, precision: torch.dtype, reason: str
+    setting: AttentionName, support: AttentionSupport, precision: torch.dtype, reason: str
 ) -> None:
     with pytest.raises(ConfigError, match=rf"model.attention: {setting}.*{reason}"):
-        choose_attention(setting, facilities, config(), precision)
+        choose_attention(setting, support, config(), precision)
 
 
 def test_the_tower_loops_where_it_would_be_told_where_samples_start() -> None:
@@ -114,9 +114,9 @@ def test_the_tower_loops_where_it_would_be_told_where_samples_start() -> None:
 
 
 def test_a_cpu_offers_nothing_that_needs_a_gpu(small_model_dir: Path) -> None:
-    facilities = find_facilities(torch.device("cpu"))
-    assert facilities == CPU
-    chosen = choose_attention("auto", facilities, AutoConfig.from_pretrained(small_model_dir), torch.float32)
+    support = find_attention_support(torch.device("cpu"))
+    assert support == CPU
+    chosen = choose_attention("auto", support, AutoConfig.from_pretrained(small_model_dir), torch.float32)
     assert str(chosen) == "attention: sample_sdpa"
 
 

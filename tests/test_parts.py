@@ -158,7 +158,7 @@ def test_the_memory_estimate_is_what_a_step_keeps(
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "dora"])
 def test_flops_are_those_that_torch_counts(small_model_dir: Path, row: tuple[Batch, PixelNormalizer], way: str) -> None:
     whole, normalizer = row
-    (batch, *_) = whole.alone()  # eager attention computes what a row's mask then hides
+    (batch, *_) = whole.unpack()  # eager attention computes what a row's mask then hides
     model, config, family = set_up(small_model_dir, WAYS[way], torch.float32)
     with FlopCounterMode(display=False) as counted:
         RowForward(normalizer).summed_loss(model, batch).backward()  # type: ignore[no-untyped-call]

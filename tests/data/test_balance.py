@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from triptych.planning.balance import (
     MOST_IDLE,
-    deal,
-    deal_rows,
-    deal_samples,
+    balance,
+    balance_rows,
+    balance_samples,
     group_similar,
     idle_share,
     split_steps,
@@ -131,7 +131,7 @@ def test_rows_of_a_fixed_number_of_samples_keep_that_number_and_their_step(run: 
 def test_dealing_loses_nothing_and_never_fills_the_fullest_bin_more(table: tuple[int, list[list[int]]]) -> None:
     bins, steps = table
     costs = np.array(steps, np.int64).reshape(len(steps), -1)
-    order = deal(costs, bins)
+    order = balance(costs, bins)
     assert (np.sort(order, axis=1) == np.arange(costs.shape[1])).all()
     dealt = np.take_along_axis(costs, order, 1)
     for before, after in zip(costs, dealt, strict=True):
@@ -140,7 +140,7 @@ def test_dealing_loses_nothing_and_never_fills_the_fullest_bin_more(table: tuple
 
 
 def test_dealing_is_what_the_drawn_example_says() -> None:
-    assert deal(np.array([[9, 7, 4, 3]]), 2).tolist() == [[0, 1, 3, 2]]
+    assert balance(np.array([[9, 7, 4, 3]]), 2).tolist() == [[0, 1, 3, 2]]
     assert idle_share(np.array([9, 7, 4, 3]), 4, 2) == pytest.approx(3 / 26)
     assert idle_share(np.array([9, 7, 3, 4]), 4, 2) == pytest.approx(1 / 24)
 
@@ -157,7 +157,7 @@ def test_rows_stay_in_their_step_and_epoch_and_no_step_takes_longer(
 ) -> None:
     values = np.array(costs[: len(costs) // world * world], np.int64)
     bounds = np.array([0, *sorted(min(bound, len(values)) for bound in epochs), len(values)])
-    order = deal_rows(values, bounds, rows, world)
+    order = balance_rows(values, bounds, rows, world)
     places = np.arange(len(values))
     assert sorted(order.tolist()) == places.tolist()
     assert (order // rows == places // rows).all()
@@ -171,7 +171,7 @@ def test_rows_stay_in_their_step_and_epoch_and_no_step_takes_longer(
     costs=st.lists(whole_numbers, max_size=60), per_row=st.integers(1, 4), rows=st.integers(1, 6), first=whole_numbers
 )
 def test_samples_stay_in_their_step(costs: list[int], per_row: int, rows: int, first: int) -> None:
-    order = deal_samples(np.array(costs, np.int64), per_row, rows, first)
+    order = balance_samples(np.array(costs, np.int64), per_row, rows, first)
     assert sorted(order.tolist()) == list(range(len(costs)))
     steps = (np.arange(len(costs)) // per_row + first) // rows
     assert (steps[order] == steps).all()

@@ -17,8 +17,8 @@ def kernel(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    starts: torch.Tensor,
-    longest: int,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
     *,
     causal: bool,
     scale: float | None,
@@ -29,12 +29,12 @@ def kernel(
     assert heads % key.shape[1] == 0
     assert query.dtype == key.dtype == value.dtype
     assert all(tensor.stride(-1) == 1 for tensor in (query, key, value))
-    assert starts.dtype == torch.int32
-    bounds = starts.tolist()
+    assert cu_seqlens.dtype == torch.int32
+    bounds = cu_seqlens.tolist()
     assert bounds[0] == 0
     assert bounds[-1] == tokens
-    assert isinstance(longest, int), "reading it from the device would wait for the device"
-    assert longest == max(end - start for start, end in pairwise(bounds))
+    assert isinstance(max_seqlen, int), "reading it from the device would wait for the device"
+    assert max_seqlen == max(end - start for start, end in pairwise(bounds))
     group = heads // key.shape[1]
     outputs = []
     for start, end in pairwise(bounds):

@@ -173,7 +173,7 @@ def _memory(
     """Print the memory that the largest row is estimated to take; returns its number."""
     import torch
 
-    from triptych.forward.attention import choose_attention, find_facilities
+    from triptych.forward.attention import choose_attention, find_attention_support
     from triptych.forward.memory import MemoryModel, RowSize
     from triptych.model.loading import choose_precision
     from triptych.model.qlora import quantised_weights
@@ -184,7 +184,7 @@ def _memory(
     attention = settings.model.attention
     if attention == "auto":  # a name that cannot work on this machine may still be planned with
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        attention = choose_attention("auto", find_facilities(device), model.config, precision).name
+        attention = choose_attention("auto", find_attention_support(device), model.config, precision).name
     memory = MemoryModel(
         model,
         prepared.files.family,

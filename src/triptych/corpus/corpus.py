@@ -29,7 +29,7 @@ from triptych.corpus.examine import Census, Reading
 from triptych.corpus.executor import Engine, LocalEngine
 from triptych.corpus.image_sizes import Sizes, measure_images
 from triptych.corpus.index import DataFile, Index, load_or_build_index
-from triptych.corpus.lengths import LENGTHS, Fitting, stored_encoding
+from triptych.corpus.lengths import LENGTHS, SampleLengths, stored_encoding
 from triptych.corpus.progress import Progress, Silent
 from triptych.errors import Origin, Problem
 from triptych.images.geometry import Geometry, SizedImage
@@ -272,9 +272,9 @@ def _bring_together(index: Index, sizes: Sizes, reading: Reading | None, folder:
     path, census_path = folder / f"lengths-{key}.arrow", folder / f"census-{key}.json"
     if path.exists() and census_path.exists():
         return Corpus(path), _read_census(census_path)
-    fitting = Fitting(index, sizes, reading)
-    columns = fitting.run()
-    census = fitting.census()
+    sums = SampleLengths(index, sizes, reading)
+    columns = sums.run()
+    census = sums.census()
     _write(folder / sizes_name, sizes.table())
     _write(path, pa.table(columns, LENGTHS.with_metadata({"about": json.dumps(about)})))
     _write_census(census_path, census)

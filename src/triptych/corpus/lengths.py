@@ -37,7 +37,7 @@ def stored_encoding(index: Index, sample: int) -> Encoded:
 
 
 @dataclass(slots=True)
-class Fitting:
+class SampleLengths:
     """Sums up each sample's tokens; only those over a budget are looked at one by one."""
 
     index: Index

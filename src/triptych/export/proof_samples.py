@@ -20,7 +20,7 @@ from triptych.forward.row_forward import RowForward
 from triptych.inference.evaluate import PromptDataset
 from triptych.inference.generate import Prompt, answer
 from triptych.model.loading import PixelNormalizer
-from triptych.model.trained import as_trained, jitter
+from triptych.model.trained import as_trained, perturb
 from triptych.run.settings import ModelSettings
 from triptych.text.template import Template
 
@@ -110,7 +110,7 @@ class Witness:
         """
         model = as_trained(settings, folder, files.family, precision).to(self.device)  # type: ignore[arg-type]
         trained = self.logits(model, precision)
-        jitter(model, dtype, SEED)
+        perturb(model, dtype, SEED)
         moved = self.logits(model)
         rounding = max((a - b).abs().max().item() for a, b in zip(trained, moved, strict=True))
         exact = precision is torch.float32 and dtype is torch.float32

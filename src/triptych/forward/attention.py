@@ -42,7 +42,7 @@ LARGEST_HEAD = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Facilities:
+class AttentionSupport:
     """What there is to compute attention with."""
 
     device: str
@@ -53,17 +53,17 @@ class Facilities:
     """Of ``flash_attention_3``, ``flash_attention_2`` and ``varlen``, what this Python can import"""
 
 
-def find_facilities(device: torch.device) -> Facilities:
+def find_attention_support(device: torch.device) -> AttentionSupport:
     """What ``device`` and this Python offer."""
     if device.type != "cuda":
-        return Facilities(device.type)
+        return AttentionSupport(device.type)
     found: dict[AttentionName, bool] = {
         "flash_attention_3": is_flash_attn_3_available(),
         "flash_attention_2": is_flash_attn_2_available(),
         "varlen": _has_varlen(),
     }
     installed = frozenset(name for name, there in found.items() if there)
-    return Facilities(device.type, torch.cuda.get_device_capability(device), installed)
+    return AttentionSupport(device.type, torch.cuda.get_device_capability(device), installed)
 
 
 def _has_varlen() -> bool:
@@ -100,9 +100,11 @@ class Attention:
     def arguments(self, row: Batch) -> dict[str, Any]:
         """What the model is told about the samples of a row, besides the position ids."""
         if self.name == "varlen":
-            return {"sample_bounds": SampleBounds(row.starts, row.longest, ())}
+            return {"sample_bounds": SampleBounds(row.cu_seqlens, row.max_seqlen, ())}
         if self.name == "sample_sdpa":
-            return {"sample_bounds": SampleBounds(row.starts, row.longest, tuple(row.starts.diff().tolist()))}
+            return {
+                "sample_bounds": SampleBounds(row.cu_seqlens, row.max_seqlen, tuple(row.cu_seqlens.diff().tolist()))
+            }
         return {}
 
 
@@ -116,7 +118,7 @@ def install_attention(
 
     ``model`` is as transformers loaded it; for the other arguments and what is raised see `choose_attention`.
     """
-    attention = choose_attention(setting, find_facilities(device), model.config, precision, recurrent=recurrent)
+    attention = choose_attention(setting, find_attention_support(device), model.config, precision, recurrent=recurrent)
     attention.install(model)
     return attention
 
@@ -127,13 +129,13 @@ def keeps_mask(name: AttentionName) -> bool:
 
 
 def choose_attention(
-    setting: AttentionName, facilities: Facilities, config: Any, precision: torch.dtype, *, recurrent: bool = False
+    setting: AttentionName, support: AttentionSupport, config: Any, precision: torch.dtype, *, recurrent: bool = False
 ) -> Attention:
     """The attention to train with.
 
     Args:
         setting: ``model.attention``.
-        facilities: what there is.
+        support: what there is.
         config: of the model.
         precision: of the arithmetic.
         recurrent: whether the model is told where samples start under transformers' own names (see isolation.py),
@@ -143,16 +145,16 @@ def choose_attention(
         ConfigError: if ``setting`` names what cannot work here.
     """
     if setting != "auto":
-        obstacle = _obstacle(setting, facilities, config, precision)
-        if obstacle:
-            raise ConfigError(f"model.attention: {setting} {obstacle}; use another, or auto")
+        reason = _why_not(setting, support, config, precision)
+        if reason:
+            raise ConfigError(f"model.attention: {setting} {reason}; use another, or auto")
         return _attention(setting, "as set", recurrent)
     passed: list[str] = []
-    for name in ON_CUDA if facilities.device == "cuda" else ELSEWHERE:
-        obstacle = _obstacle(name, facilities, config, precision)
-        if not obstacle:
+    for name in ON_CUDA if support.device == "cuda" else ELSEWHERE:
+        reason = _why_not(name, support, config, precision)
+        if not reason:
             break
-        passed.append(f"{name} {obstacle}")
+        passed.append(f"{name} {reason}")
     return _attention(name, "; ".join(passed), recurrent)
 
 
@@ -161,7 +163,7 @@ def _attention(name: AttentionName, reason: str, recurrent: bool) -> Attention:
     return Attention(name, text, "sdpa" if recurrent and "flash" in vision else vision, reason)
 
 
-def _obstacle(name: AttentionName, facilities: Facilities, config: Any, precision: torch.dtype) -> str:
+def _why_not(name: AttentionName, support: AttentionSupport, config: Any, precision: torch.dtype) -> str:
     """Why ``name`` cannot be used, or nothing."""
     text, vision = config.text_config, config.vision_config
     if name in ("varlen", "sample_sdpa"):
@@ -171,12 +173,12 @@ def _obstacle(name: AttentionName, facilities: Facilities, config: Any, precisio
             return ""
     if name not in CAPABILITIES:
         return ""
-    if facilities.device != "cuda":
+    if support.device != "cuda":
         return "needs a CUDA device"
-    if name not in facilities.installed:
+    if name not in support.installed:
         return "needs torch 2.13 or newer" if name == "varlen" else "is not installed"
     lowest, too_new = CAPABILITIES[name]
-    capability = facilities.capability or (0, 0)
+    capability = support.capability or (0, 0)
     if capability < lowest or (too_new and capability >= too_new):
         return f"is not written for compute capability {capability[0]}.{capability[1]}"
     if precision not in (torch.bfloat16, torch.float16):

@@ -31,9 +31,9 @@ IGNORED_AT_A_COST = ("attention_mask", "dropout", "sliding_window", "softcap", "
 class SampleBounds:
     """Where the B samples of a row of T tokens start, on the device and for Python."""
 
-    starts: torch.Tensor
+    cu_seqlens: torch.Tensor
     """(B + 1,) int32, the last one is T"""
-    longest: int
+    max_seqlen: int
     """Tokens of the longest sample"""
     lengths: tuple[int, ...]
     """(B,) tokens; empty where only the device needs to know, since reading it there would wait for the device"""
@@ -47,13 +47,13 @@ class VarlenKernel(Protocol):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        starts: torch.Tensor,
-        longest: int,
+        cu_seqlens: torch.Tensor,
+        max_seqlen: int,
         *,
         causal: bool,
         scale: float | None,
     ) -> torch.Tensor:
-        """query (T, H, D), key and value (T, K, D) with H a multiple of K, starts (B + 1,) int32 -> (T, H, D)"""
+        """query (T, H, D), key and value (T, K, D) with H a multiple of K, cu_seqlens (B + 1,) int32 -> (T, H, D)"""
         ...
 
 
@@ -130,7 +130,7 @@ class LanguageVarlen:
         bounds = _known(VARLEN, sample_bounds)
         _refuse_more(VARLEN, attention_mask, others, dropout)
         query, key, value = _flat(query, key, value)
-        output = self.kernel(query, key, value, bounds.starts, bounds.longest, causal=True, scale=scaling)
+        output = self.kernel(query, key, value, bounds.cu_seqlens, bounds.max_seqlen, causal=True, scale=scaling)
         return output[None], None
 
 
@@ -168,8 +168,8 @@ def torch_varlen(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    starts: torch.Tensor,
-    longest: int,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
     *,
     causal: bool,
     scale: float | None,
@@ -181,10 +181,10 @@ def torch_varlen(
         query,
         key,
         value,
-        starts,
-        starts,
-        longest,
-        longest,
+        cu_seqlens,
+        cu_seqlens,
+        max_seqlen,
+        max_seqlen,
         scale=scale,
         window_size=(-1, 0) if causal else (-1, -1),
         enable_gqa=query.shape[1] != key.shape[1],

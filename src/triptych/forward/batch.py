@@ -50,13 +50,13 @@ class Batch:
     """(P, 3 * p * p) uint8, neither normalised nor repeated in time; of each image, or of M pictures (``features``)"""
     image_grid_thw: torch.Tensor
     """(N, 3) int64, patches"""
-    keep: torch.Tensor
+    logits_to_keep: torch.Tensor
     """(S,) int64 positions whose next token is a target: the only ones that need logits."""
     targets: torch.Tensor
     """(S,) int64 the tokens to predict there"""
-    starts: torch.Tensor
+    cu_seqlens: torch.Tensor
     """(B + 1,) int32 where each sample starts, and T"""
-    longest: int
+    max_seqlen: int
     """Tokens of its longest sample"""
     images_per_sample: tuple[int, ...]
     """(B,) how many of the N images each sample holds"""
@@ -88,27 +88,27 @@ class Batch:
         """The same row in page-locked memory; the data loader calls this."""
         return self._map(torch.Tensor.pin_memory)
 
-    def alone(self) -> Iterator[Batch]:
+    def unpack(self) -> Iterator[Batch]:
         """Each sample of the row as a row of its own, in order: for models that cannot keep samples apart.
 
         Features, where the run keeps any, must all be known.
         """
-        starts = self.starts.tolist()
+        starts = self.cu_seqlens.tolist()
         patches = self.image_grid_thw.prod(-1).tolist()
         image, pixel = 0, 0
         for number, (start, end) in enumerate(pairwise(starts)):
             images = self.images_per_sample[number]
             pixels = sum(patches[image : image + images]) if self.features is None else 0
-            kept = (self.keep >= start) & (self.keep < end)
+            kept = (self.logits_to_keep >= start) & (self.logits_to_keep < end)
             yield Batch(
                 input_ids=self.input_ids[:, start:end],
                 position_ids=self.position_ids[..., start:end],
                 pixels=self.pixels[pixel : pixel + pixels],
                 image_grid_thw=self.image_grid_thw[image : image + images],
-                keep=self.keep[kept] - start,
+                logits_to_keep=self.logits_to_keep[kept] - start,
                 targets=self.targets[kept],
-                starts=self.starts[number : number + 2] - start,
-                longest=end - start,
+                cu_seqlens=self.cu_seqlens[number : number + 2] - start,
+                max_seqlen=end - start,
                 images_per_sample=(images,),
                 samples=self.samples[number : number + 1],  # none for a filler, which comes last
                 problems=(),

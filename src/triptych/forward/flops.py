@@ -81,7 +81,7 @@ class FlopCounter:
             "head": len(batch.targets),
         }
         total = sum(count * self.passes[key] for key, count in units.items())
-        samples = float(batch.starts.diff().double().square().sum())
+        samples = float(batch.cu_seqlens.diff().double().square().sum())
         decoded = batch.image_grid_thw[list(batch.decoded)]  # what else the row shows, the tower does not see
         images = float(decoded.prod(1).double().square().sum())
         return float(total + self.text_attention * samples + self.vision_attention * images)

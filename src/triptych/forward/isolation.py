@@ -38,13 +38,13 @@ class Isolation:
         """What the model is told about the samples of a packed row, besides the position ids."""
         if not (self.packs and self.recurrent):
             return {}
-        lengths = row.starts.diff()
+        lengths = row.cu_seqlens.diff()
         samples = torch.arange(len(lengths), dtype=torch.int32, device=lengths.device)
         return {
-            "cu_seq_lens_q": row.starts,
-            "cu_seq_lens_k": row.starts,
-            "max_length_q": row.longest,
-            "max_length_k": row.longest,
+            "cu_seq_lens_q": row.cu_seqlens,
+            "cu_seq_lens_k": row.cu_seqlens,
+            "max_length_q": row.max_seqlen,
+            "max_length_k": row.max_seqlen,
             # The convolution takes a number per token; without this it would mix the ends of neighbours.
             "seq_idx": samples.repeat_interleave(lengths, output_size=row.input_ids.shape[1])[None],
         }

@@ -48,14 +48,14 @@ class RowForward:
         """What goes through the model at once."""
         if self.features is not None:
             batch = self.features.complete(batch)
-        return [batch] if self.isolation.packs else batch.alone()
+        return [batch] if self.isolation.packs else batch.unpack()
 
     @torch.no_grad()
     def leakage(self, model: nn.Module, vocabulary: int, device: torch.device) -> float:
         """How far samples of a packed row see each other: how much the logits of the second of two short texts differ
         from those of the same text alone, relative to their size. 0 but for rounding where they do not."""
         row = _two_texts(vocabulary).to(device)
-        second = list(row.alone())[1]
+        second = list(row.unpack())[1]
         found = self.logits(model, row)[-len(second.targets) :].float()
         expected = self.logits(model, second).float()
         return float((found - expected).norm() / expected.norm())
@@ -64,7 +64,7 @@ class RowForward:
         inputs = {
             "input_ids": row.input_ids,
             "position_ids": row.position_ids,
-            "logits_to_keep": row.keep,
+            "logits_to_keep": row.logits_to_keep,
             "use_cache": False,
         }
         if len(row.image_grid_thw) and row.features is not None:
@@ -85,10 +85,10 @@ def _two_texts(vocabulary: int) -> Batch:
         position_ids=positions.expand(4, 1, -1),
         pixels=torch.empty(0, 0, dtype=torch.uint8),
         image_grid_thw=torch.empty(0, 3, dtype=torch.long),
-        keep=targets - 1,
+        logits_to_keep=targets - 1,
         targets=ids[0, targets],
-        starts=torch.tensor([0, lengths[0], sum(lengths)], dtype=torch.int32),
-        longest=max(lengths),
+        cu_seqlens=torch.tensor([0, lengths[0], sum(lengths)], dtype=torch.int32),
+        max_seqlen=max(lengths),
         images_per_sample=(0, 0),
         samples=(0, 1),
         problems=(),

@@ -173,7 +173,7 @@ def quiet_loading() -> Iterator[None]:
             enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def jitter(model: nn.Module, dtype: torch.dtype, seed: int) -> None:
+def perturb(model: nn.Module, dtype: torch.dtype, seed: int) -> None:
     """Move every weight at random by up to ``dtype``'s last place, then round it to ``dtype``; in place."""
     generator = torch.Generator().manual_seed(seed)
     last_place = torch.finfo(dtype).eps

@@ -41,7 +41,7 @@ def idle_share(costs: NDArray[np.int64], rows_per_step: int, world_size: int) ->
     return 1 - float(costs.sum()) / taken if taken else 0.0
 
 
-def deal(costs: NDArray[np.int64], bins: int) -> NDArray[np.int64]:
+def balance(costs: NDArray[np.int64], bins: int) -> NDArray[np.int64]:
     """Deal items to bins, to each as many, so that the fullest bin holds little more than the others.
 
     Round by round, one item for each bin, costliest items first; the costliest of a round goes to the bin that holds
@@ -70,7 +70,7 @@ def deal(costs: NDArray[np.int64], bins: int) -> NDArray[np.int64]:
     return np.where(better[:, None], dealt, given)
 
 
-def deal_rows(
+def balance_rows(
     costs: NDArray[np.int64], epoch_bounds: NDArray[np.int64], rows_per_step: int, world_size: int
 ) -> NDArray[np.int64]:
     """Exchange rows within their step so that the ranks have alike to do.
@@ -93,13 +93,13 @@ def deal_rows(
     mixed = inner // rows_per_step
     whole = np.setdiff1d(np.arange(steps), mixed)
     places = whole[:, None] * rows_per_step + np.arange(rows_per_step)
-    order[places] = np.take_along_axis(places, deal(costs[places], world_size), 1)
+    order[places] = np.take_along_axis(places, balance(costs[places], world_size), 1)
     if rest and steps not in mixed:
-        order[-rest:] = len(costs) - rest + deal(costs[None, -rest:], world_size)[0]
+        order[-rest:] = len(costs) - rest + balance(costs[None, -rest:], world_size)[0]
     return order
 
 
-def deal_samples(
+def balance_samples(
     costs: NDArray[np.int64], samples_per_row: int, rows_per_step: int, first_row: int
 ) -> NDArray[np.int64]:
     """Exchange samples within their step so that its rows cost alike, each with as many samples as before.
@@ -121,7 +121,7 @@ def deal_samples(
         if blocks and bins:
             places = np.arange(blocks * bins * samples_per_row).reshape(blocks, bins, -1) + first * samples_per_row
             in_rounds = places.transpose(0, 2, 1).reshape(blocks, -1)
-            dealt = np.take_along_axis(in_rounds, deal(costs[in_rounds], bins), 1)
+            dealt = np.take_along_axis(in_rounds, balance(costs[in_rounds], bins), 1)
             order[places] = dealt.reshape(blocks, -1, bins).transpose(0, 2, 1)
     return order
 

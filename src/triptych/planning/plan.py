@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.planning.balance import deal_rows, deal_samples, group_similar
+from triptych.planning.balance import balance_rows, balance_samples, group_similar
 from triptych.planning.mixture import Mixture
 from triptych.planning.packing import even_out, group, pack
 
@@ -149,7 +149,7 @@ def _epoch_rows(
     """Sample indices of an epoch's rows, one row after the other, and the samples of each row."""
     if batch.samples:
         if steps is not None:
-            order = order[deal_samples(steps.costs[order], batch.samples, steps.rows_per_step, steps.first_row)]
+            order = order[balance_samples(steps.costs[order], batch.samples, steps.rows_per_step, steps.first_row)]
         return _gather(order, group(len(order), batch.samples))
     blurred = lengths.tokens * random.uniform(1 - JITTER, 1 + JITTER, len(lengths.tokens))
     order, rows = _pack(lengths, batch, blurred, order)
@@ -190,7 +190,7 @@ def _plan(
     epoch_bounds[-1] = len(counts)
     bounds = np.concatenate(([0], np.cumsum(counts)))
     if costs is not None and world_size > 1:
-        order = deal_rows(_sums(costs[samples], bounds), epoch_bounds, rows_per_step, world_size)
+        order = balance_rows(_sums(costs[samples], bounds), epoch_bounds, rows_per_step, world_size)
         starts, counts = bounds[order], counts[order]
         bounds = np.concatenate(([0], np.cumsum(counts)))
         samples = samples[np.repeat(starts - bounds[:-1], counts) + np.arange(len(samples))]

@@ -48,10 +48,10 @@ class Row:
     position_ids: NDArray[np.int64]
     pixels: NDArray[np.uint8]
     image_grid_thw: NDArray[np.int64]
-    keep: NDArray[np.int64]
+    logits_to_keep: NDArray[np.int64]
     targets: NDArray[np.int64]
-    starts: NDArray[np.int32]
-    longest: int
+    cu_seqlens: NDArray[np.int32]
+    max_seqlen: int
     images_per_sample: tuple[int, ...]
     samples: tuple[int, ...]
     problems: tuple[Problem, ...]
@@ -161,10 +161,10 @@ def _join(
         position_ids=positions[:, None],
         pixels=pictures.pixels(),
         image_grid_thw=np.concatenate([layout.grids for layout in layouts]),
-        keep=targets - 1,
+        logits_to_keep=targets - 1,
         targets=ids[targets],
-        starts=np.concatenate(([0], np.cumsum(lengths))).astype(np.int32),
-        longest=max(lengths),
+        cu_seqlens=np.concatenate(([0], np.cumsum(lengths))).astype(np.int32),
+        max_seqlen=max(lengths),
         images_per_sample=tuple(len(layout.grids) for layout in layouts),
         samples=samples,
         problems=problems,

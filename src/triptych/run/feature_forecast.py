@@ -179,22 +179,22 @@ def decide(settings: TrainSettings, found: Forecast, room: Room, *, resumed: boo
     """
     if not found.images:
         return Decision(False, "feature cache off: the run shows no image")
-    obstacle = _obstacle(found, room)
+    reason = _why_not(found, room)
     if settings.feature_cache == "on":
-        if obstacle and not resumed:
-            raise ConfigError(f"train.feature_cache: on, but {obstacle}")
+        if reason and not resumed:
+            raise ConfigError(f"train.feature_cache: on, but {reason}")
         return Decision(True, f"feature cache: {found}")
     if resumed is not None:
         return Decision(resumed, f"feature cache: {found}" if resumed else "feature cache off: as before the stop")
     if found.saved < WORTH:
         every = "once" if found.uses == found.images else f"{found.uses / found.images:.2f} times"
         return Decision(False, f"feature cache off: every image is used {every}")
-    if obstacle:
-        return Decision(False, f"feature cache off: {obstacle}")
+    if reason:
+        return Decision(False, f"feature cache off: {reason}")
     return Decision(True, f"feature cache: {found}")
 
 
-def _obstacle(found: Forecast, room: Room) -> str | None:
+def _why_not(found: Forecast, room: Room) -> str | None:
     features = f"the features of {found.missing:,} images would take {_shown(found.missing_size)}"
     if room.held + found.missing_size > room.limit:
         held = f" beside {_shown(room.held)} already there" if room.held else ""
