@@ -121,3 +121,40 @@ triptych.plan(triptych.load_run({str(run_path)!r}))
 assert "torch" not in sys.modules and "transformers" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_evaluate_export_chat_and_batch(
+    tmp_path: Path, small_model_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = tiny.write_dataset(tmp_path, 6)
+    held_out = tiny.write_dataset(tmp_path, 3, seed=5, name="held.json")
+    path = tiny.write_run(
+        tmp_path, small_model_dir, data, data={"eval": [{"path": str(held_out)}]}, eval={"max_new_tokens": 3}
+    )
+    run = triptych.load_run(path, {"train.epochs": 1})
+    final = triptych.train(run).final
+    answered = triptych.evaluate(run)
+    assert answered.scores["all"].samples == len(answered.predictions) == 3
+    assert (answered.folder / "index.html").exists()
+    with pytest.raises(ConfigError, match="no model folder"):
+        triptych.evaluate(run, tmp_path / "nowhere")
+    assert triptych.export(final, tmp_path / "out", samples=2).holds
+    chat = triptych.load_chat(tmp_path / "out", max_new_tokens=3)
+    with pytest.raises(ConfigError, match="no file"):
+        chat.ask("<image>?", images=[tmp_path / "gone.png"])
+    first = chat.ask("<image><image>?", images=record(2)["images"])  # type: ignore[arg-type]
+    assert isinstance(first.text, str)
+    row = triptych.batch(run, [0, -1])
+    assert row.samples == (0, 5)
+    assert row.cu_seqlens.tolist() == [0, *np.cumsum(run.samples().lengths[[0, 5]]).tolist()]
+    assert capfd.readouterr().out == ""
+
+
+def test_every_public_name_is_there() -> None:
+    import triptych.api
+
+    assert triptych.__all__ == triptych.api.__all__
+    for name in triptych.__all__:
+        assert getattr(triptych, name) is getattr(triptych.api, name)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = triptych.nothing

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import tiny
-from triptych.export.export import export
-from triptych.inference.chat_session import ChatError, Session, chat, open_session
+from triptych.commands.chat import chat
+from triptych.exporting.export import export
+from triptych.inference.chat_session import ChatError, Session, open_session
 from triptych.inference.evaluate import PromptDataset
 from triptych.inference.generate import Answer, Prompt, _Pieces, answer
 from triptych.model.loading import PixelNormalizer

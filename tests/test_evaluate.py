@@ -38,7 +38,9 @@ def test_a_batch_of_samples_is_answered_as_each_alone(small_model_dir: Path, run
 
 def test_predictions_scores_and_page_are_written(small_model_dir: Path, run_file: Path) -> None:
     settings = load(run_file)
-    scores = evaluate(settings, prepare(settings, ("eval",), console.console()), small_model_dir, console.console())
+    scores = evaluate(
+        settings, prepare(settings, ("eval",), console.console()), small_model_dir, console.console()
+    ).scores
     folder = Path(settings.output) / "eval" / small_model_dir.name
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     records = json.loads(Path(settings.data.eval[0].path).read_text())

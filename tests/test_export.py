@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 import tiny
 from triptych import cli
 from triptych.errors import ConfigError, ModelError
-from triptych.export import serving
-from triptych.export.claims import PROOF, ProofError, check_logits, check_names
-from triptych.export.export import export
-from triptych.export.proof_samples import Witness
-from triptych.export.trained_run import TrainedRun, open_run
+from triptych.exporting import serving
+from triptych.exporting.claims import PROOF, ProofError, check_logits, check_names
+from triptych.exporting.export import export
+from triptych.exporting.proof_samples import Witness
+from triptych.exporting.trained_run import TrainedRun, open_run
 from triptych.inference.evaluate import PromptDataset, evaluate
 from triptych.inference.generate import Prompt, answer
 from triptych.model.loading import PixelNormalizer
@@ -378,7 +378,7 @@ def test_a_merge_that_is_slightly_wrong_fails_though_every_file_holds_what_was_m
         return model
 
     export(exported["lora"].final, tmp_path / "right", console.console(), dtype="bfloat16")
-    monkeypatch.setattr("triptych.export.export.merged", wrong)
+    monkeypatch.setattr("triptych.exporting.export.merged", wrong)
     with pytest.raises(ProofError, match=r"merge: .*merged in float32, a logit differs"):
         export(exported["lora"].final, tmp_path / "wrong", console.console(), dtype="bfloat16")
     steps = json.loads((tmp_path / "wrong" / PROOF).read_text())["steps"]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from triptych.api import (
+        Answer,
+        Chat,
         CheckReport,
         Run,
         RunPlan,
@@ -15,14 +17,20 @@ if TYPE_CHECKING:
         Samples,
         Source,
         TrainResult,
+        batch,
         check,
         encode,
+        evaluate,
+        export,
+        load_chat,
         load_run,
         plan,
         train,
     )
 
 __all__ = [
+    "Answer",
+    "Chat",
     "CheckReport",
     "Run",
     "RunPlan",
@@ -30,8 +38,12 @@ __all__ = [
     "Samples",
     "Source",
     "TrainResult",
+    "batch",
     "check",
     "encode",
+    "evaluate",
+    "export",
+    "load_chat",
     "load_run",
     "plan",
     "train",

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from triptych import __version__
-from triptych.errors import ConfigError, TriptychError
+from triptych.errors import TriptychError
 from triptych.run.environment import wait_asleep
 
 app = typer.Typer(
@@ -153,7 +153,7 @@ def train(
     ] = False,
 ) -> None:
     """Check, index, plan and train."""
-    from triptych.api import refuse_to_mix
+    from triptych.api.training import refuse_to_mix
     from triptych.run import console, run_file
     from triptych.run.prepare import prepare
 
@@ -179,16 +179,13 @@ def evaluate(
     ] = None,
 ) -> None:
     """Answer the held-out samples; print exact match per task; write predictions.jsonl and a page with the pictures."""
+    from triptych.api.training import model_to_evaluate
     from triptych.run import console, run_file
     from triptych.run.prepare import prepare
 
     out = console.console()
     settings = run_file.load(run, overrides or ())
-    if not settings.data.eval:
-        raise ConfigError(f"{run}: data.eval names no source to evaluate on")
-    folder = checkpoint or Path(settings.output) / "final"
-    if not folder.is_dir():
-        raise ConfigError(f"no model folder {folder}; train first, or name one with --checkpoint")
+    folder = model_to_evaluate(settings, checkpoint)
     prepared = prepare(settings, ("eval",), out)
     from triptych.inference.evaluate import evaluate as run_evaluation
 
@@ -215,7 +212,7 @@ def export(
     ] = False,
 ) -> None:
     """Merge, save, read back and prove the model equal to the trained one; say how to serve it."""
-    from triptych.export.export import export as run_export
+    from triptych.exporting.export import export as run_export
     from triptych.run import console
 
     run_export(folder, to, console.console(), dtype=dtype, samples=samples, push=push, check=check)
@@ -234,7 +231,7 @@ def chat(
     ] = None,
 ) -> None:
     """Talk with a model about several pictures: answers on standard output, everything else on standard error."""
-    from triptych.inference.chat_session import chat as run_chat
+    from triptych.commands.chat import chat as run_chat
 
     raise typer.Exit(
         run_chat(model, image or (), max_new_tokens=max_new_tokens, temperature=temperature, thinking=thinking)

@@ -1,18 +1,15 @@
-"""``triptych chat``: talk with a model about several pictures, in the markup and with the pixels of training."""
+"""A conversation with a model about several images, in the markup and with the pixels of training."""
 
 from __future__ import annotations
 
 import os
-import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import PreTrainedModel
 
 from triptych.corpus.examine import Reading
@@ -33,13 +30,7 @@ from triptych.text.layout import Budget, TooLongError, fit, lay_out
 
 RUN_FILE = "run.yaml"
 NEW_TOKENS = 512
-COMMAND = re.compile(r"/[a-z]+")
 ORIGIN = Origin("the conversation", 0)
-HELP = """\
-/image PATH  show a picture with the next message; <image> in the message marks where it stands, else it comes first
-/reset       forget what was said
-/quit        end, as Ctrl-D does; Ctrl-C stops an answer
-A line that ends in \\ goes on in the next one."""
 
 
 class ChatError(Exception):
@@ -62,16 +53,19 @@ class Session:
     """Upright and in RGB; the first ``shown`` of them belong to turns, the others wait."""
     shown: int = 0
 
-    def add_picture(self, path: str) -> str:
-        """Read a picture for the next message; says what it will cost.
+    def add_picture(self, image: str | Image.Image) -> str:
+        """Read a picture for the next message, from a file or as it is in memory; says what it will cost.
 
         Raises:
             ChatError: if it cannot be read.
         """
+        path = image if isinstance(image, str) else "image in memory"
         ref = ImageRef(str(Path(path).expanduser()))
-        location = measure.locate(ref, os.getcwd(), confine=False, allow_remote=False)
         try:
-            picture = pixels.load_rgb(location)
+            if isinstance(image, str):
+                picture = pixels.load_rgb(measure.locate(ref, os.getcwd(), confine=False, allow_remote=False))
+            else:
+                picture = pixels.to_rgb(ImageOps.exif_transpose(image))
         except ImageError as error:
             raise ChatError(error.message) from error
         if is_extreme(picture.height, picture.width):
@@ -106,6 +100,10 @@ class Session:
             self.turns = (*turns, Turn("assistant", (opening + template.decode(answer.ids),), True))
             self.shown = len(self.pictures)
         return answer
+
+    def forget_waiting(self) -> None:
+        """Take back the pictures of a message that could not be sent."""
+        del self.pictures[self.shown :]
 
     def reset(self) -> None:
         """Forget what was said, and all pictures."""
@@ -192,94 +190,3 @@ def _reading(files: ModelFiles, run: RunSettings | None) -> Reading:
     budget = reading.budget
     shrinks = budget.too_long in ("shrink", "cut_text")
     return replace(reading, budget=Budget(budget.max_tokens if shrinks else None, budget.image_tokens, "shrink"))
-
-
-def chat(
-    folder: str,
-    paths: Sequence[str],
-    *,
-    max_new_tokens: int | None = None,
-    temperature: float = 0.0,
-    thinking: bool | None = None,
-) -> int:
-    """Answer the lines of standard input until it ends.
-
-    Args:
-        folder: the model.
-        paths: pictures of the first message.
-        max_new_tokens: longest answer; None for the run's own limit.
-        temperature: 0 for the likeliest token every time.
-        thinking: whether answers begin with a thinking block; None for the model's own way.
-
-    Returns:
-        The exit status: 1 if input that was piped in held something that could not be taken.
-
-    Raises:
-        ConfigError, ModelError: if the model cannot be loaded.
-    """
-    session = open_session(folder, max_new_tokens=max_new_tokens, temperature=temperature, thinking=thinking)
-    interactive = sys.stdin.isatty()
-    if interactive:
-        tell(HELP)
-    failed = False
-    for line in chain((f"/image {path}" for path in paths), _lines(interactive)):
-        if line == "/quit":
-            break
-        try:
-            _obey(session, line)
-        except ChatError as error:
-            tell(f"error: {error}")
-            failed = True
-    return 1 if failed and not interactive else 0
-
-
-def _obey(session: Session, line: str) -> None:
-    """Do what one line of input says."""
-    command, _, rest = line.partition(" ")
-    if command == "/image":
-        tell(session.add_picture(rest.strip().strip("'\"")))
-    elif command == "/reset":
-        session.reset()
-        tell("forgotten")
-    elif command == "/help":
-        tell(HELP)
-    elif COMMAND.fullmatch(command):
-        raise ChatError(f"no command {command}; /help lists them")
-    else:
-        answer = session.ask(line, _write)
-        _write("\n")
-        if not answer.finished and len(answer.ids) < session.max_new_tokens:
-            tell(f"[stopped after {len(answer.ids)} tokens]")
-        elif not answer.finished:
-            tell(f"[cut off after {len(answer.ids)} tokens; --max-new-tokens allows more]")
-
-
-def _lines(interactive: bool) -> Iterator[str]:
-    """Messages and commands from standard input, blank lines left out."""
-    while True:
-        if interactive:
-            tell("> ", end="")
-        try:
-            line = input()
-            while line.endswith("\\"):
-                line = f"{line[:-1]}\n{input()}"
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            tell("\n/quit or Ctrl-D ends")
-            continue
-        # Bytes that are no UTF-8 come as lone surrogates, which no tokenizer takes.
-        line = line.encode("utf-8", "replace").decode().strip()
-        if line:
-            yield line
-
-
-def _write(piece: str) -> None:
-    sys.stdout.write(piece)
-    sys.stdout.flush()
-
-
-def tell(message: str, end: str = "\n") -> None:
-    """Print what is no answer."""
-    sys.stderr.write(message + end)
-    sys.stderr.flush()

@@ -17,7 +17,7 @@ from triptych.errors import DataError, Problem
 from triptych.images import pixels
 from triptych.inference.eval_page import write_page
 from triptych.inference.generate import Answer, Prompt, answer
-from triptych.inference.predictions import Prediction, Score, score
+from triptych.inference.predictions import Evaluation, Prediction, score
 from triptych.model.loading import PixelNormalizer, choose_precision
 from triptych.model.trained import load_trained
 from triptych.run import console
@@ -55,11 +55,8 @@ class PromptDataset(torch.utils.data.Dataset[Prompt | list[Problem]]):
         return Prompt(index, layout, pixels.join(patches, geometry))
 
 
-def evaluate(settings: RunSettings, prepared: Prepared, folder: Path, out: Console) -> dict[str, Score]:
+def evaluate(settings: RunSettings, prepared: Prepared, folder: Path, out: Console) -> Evaluation:
     """Answer the eval samples with the model in ``folder`` and write the answers, the scores and a page.
-
-    Returns:
-        The score of each task, and of ``all``.
 
     Raises:
         ModelError: if the model cannot be loaded.
@@ -81,7 +78,7 @@ def evaluate(settings: RunSettings, prepared: Prepared, folder: Path, out: Conso
     rows = [(name, f"{value.samples:,}", f"{value.exact_match:.1%}") for name, value in scores.items()]
     out.print(console.table(f"Exact match of {folder}", ("task", "samples", "exact match"), rows))
     out.print(f"answers: {target / PREDICTIONS}\npage: {target / PAGE}", markup=False)
-    return scores
+    return Evaluation(scores, predictions, target)
 
 
 def predict(settings: RunSettings, prepared: Prepared, model: PreTrainedModel, out: Console) -> list[Prediction]:

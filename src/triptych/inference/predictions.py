@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,17 @@ class Score:
     @property
     def exact_match(self) -> float:
         return self.matches / self.samples if self.samples else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A model's answers to the held-out samples, and where they are written."""
+
+    scores: dict[str, Score]
+    """Of each task, and of ``all``"""
+    predictions: list[Prediction]
+    """In corpus order"""
+    folder: Path
 
 
 def score(predictions: Sequence[Prediction]) -> dict[str, Score]:

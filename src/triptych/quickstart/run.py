@@ -36,12 +36,11 @@ def run(out: Path) -> None:
     prepared = prepare(settings, ("train", "eval"), console)
     console.print("importing torch and transformers ...")
     from triptych.inference.evaluate import evaluate
-    from triptych.inference.predictions import Score
     from triptych.training.train import train
 
-    base: dict[str, Score] = evaluate(settings, prepared, Path(settings.model.path), console)
+    base = evaluate(settings, prepared, Path(settings.model.path), console).scores
     final = train(settings, prepared, console)
-    tuned = evaluate(settings, prepared, final, console)
+    tuned = evaluate(settings, prepared, final, console).scores
     tasks = [task for task in tuned if task not in (NAMING, "all")]
     rows = [(task, f"{base[task].exact_match:.1%}", f"{tuned[task].exact_match:.1%}") for task in (NAMING, *tasks)]
     means = [sum(scores[task].exact_match for task in tasks) / len(tasks) for scores in (base, tuned)]

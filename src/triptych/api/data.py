@@ -1,11 +1,4 @@
-"""The Python API: what the commands do, as functions that print nothing.
-
-``import triptych`` reaches all of it and imports torch only where weights or pixel values are asked for.
-
-    load_run() -> Run -> samples() -> Sample
-    check(data) -> CheckReport        plan(run) -> RunPlan
-    encode(record, model) -> Sample   train(run) -> TrainResult
-"""
+"""Runs, sources and records from Python: read, checked, encoded; no torch but for pixel values."""
 
 from __future__ import annotations
 
@@ -18,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from triptych.corpus.corpus import Corpus, load_or_build
 from triptych.corpus.examine import Census, Reading
@@ -28,32 +20,15 @@ from triptych.errors import ConfigError, DataError, Origin, Problem
 from triptych.family.family import ModelFiles, read_model_files
 from triptych.images import pixels
 from triptych.images.geometry import SizedImage
-from triptych.planning.cost import model_cost
-from triptych.planning.plan import Plan
 from triptych.run import run_file
 from triptych.run.memory_source import Source
-from triptych.run.prepare import SPLITS, Prepared, Split, make_reading, plan_training, prepare
+from triptych.run.prepare import SPLITS, Split, make_reading
 from triptych.run.settings import RunSettings
 from triptych.sources import records
 from triptych.text.layout import Budget
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-__all__ = [
-    "CheckReport",
-    "Run",
-    "RunPlan",
-    "Sample",
-    "Samples",
-    "Source",
-    "TrainResult",
-    "check",
-    "encode",
-    "load_run",
-    "plan",
-    "train",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +75,21 @@ class Samples(Sequence[Sample]):
     """The good samples of a split, read as they are asked for."""
 
     def __init__(self, corpus: Corpus, files: ModelFiles, reading: Reading) -> None:
-        self._corpus, self._files, self._reading = corpus, files, reading
+        self.corpus, self._files, self.reading = corpus, files, reading
 
     def __len__(self) -> int:
-        return len(self._corpus)
+        return len(self.corpus)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """(K,) tokens of each sample"""
-        return self._corpus.lengths.tokens
+        return self.corpus.lengths.tokens
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         number = range(len(self))[index]
-        sample = self._corpus.sample(number)
+        sample = self.corpus.sample(number)
         layout = sample.layout()
         return Sample(
             input_ids=layout.input_ids,
@@ -123,9 +98,9 @@ class Samples(Sequence[Sample]):
             image_grid_thw=layout.grids,
             images=sample.images,
             origin=layout.origin,
-            task=self._corpus.task(number),
+            task=self.corpus.task(number),
             _files=self._files,
-            _reading=self._reading,
+            _reading=self.reading,
         )
 
 
@@ -271,83 +246,3 @@ def encode(
     if census.problems:
         raise DataError(census.problems)
     return cast(Sample, Samples(corpus, files, reading)[0])
-
-
-@dataclass(frozen=True, slots=True)
-class RunPlan:
-    """The rows of a run, all epochs one after the other."""
-
-    plan: Plan
-    rows: int
-    steps: int
-
-    def row(self, number: int) -> list[int]:
-        """Numbers of the samples in a row, as ``Run.samples()`` counts them."""
-        return cast("list[int]", self.plan.row(number).tolist())
-
-    def summary(self) -> str:
-        """Rows and steps in a sentence."""
-        return f"{len(self.plan.samples):,} samples in {self.rows:,} rows, {self.steps:,} steps"
-
-
-def plan(run: Run, *, world_size: int = 1) -> RunPlan:
-    """The rows that training will take, exact before any pixel is decoded.
-
-    Raises:
-        ConfigError: if a data file is missing, or settings cannot work together.
-        DataError: with all problems, under ``data.on_error: stop``.
-        ModelError: if the model folder cannot be used.
-    """
-    settings = run.settings
-    prepared = _prepare(settings, ("train",))
-    cost = model_cost(settings.model.recipe, prepared.files.config)
-    planned = plan_training(settings, prepared.corpora["train"], world_size, cost)
-    return RunPlan(planned, len(planned), -(-len(planned) // settings.train.rows_per_step))
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """What training leaves behind."""
-
-    output: Path
-    """Folder of checkpoints and logs"""
-    final: Path
-    """Folder of the trained model"""
-
-
-def train(run: Run, *, resume: bool = False) -> TrainResult:
-    """Check, index, plan and train; imports torch.
-
-    Args:
-        run: what to train.
-        resume: go on from the last checkpoint in the output folder.
-
-    Raises:
-        ConfigError: if settings cannot work together, or the output holds another run's checkpoints.
-        DataError: with all problems, under ``data.on_error: stop``.
-        ModelError: if the model cannot be loaded.
-    """
-    settings = run.settings
-    output = Path(settings.output)
-    refuse_to_mix(output, resume=resume)
-    prepared = _prepare(settings, ("train", "eval"))
-    (output / "run.yaml").write_text(run_file.to_yaml(settings), encoding="utf-8")
-    from triptych.training.train import train as run_training
-
-    return TrainResult(output, run_training(settings, prepared, Console(quiet=True), resume=resume))
-
-
-def refuse_to_mix(output: Path, *, resume: bool) -> None:
-    """A new run never writes over an older one's checkpoints.
-
-    Raises:
-        ConfigError: if ``output`` holds checkpoints and ``resume`` is false.
-    """
-    if not resume and any(output.glob("checkpoint-*")):
-        raise ConfigError(
-            f"{output} holds checkpoints of an earlier run; go on with --resume, or choose another output"
-        )
-
-
-def _prepare(settings: RunSettings, splits: Sequence[Split]) -> Prepared:
-    return prepare(settings, splits, Console(quiet=True))

@@ -15,12 +15,12 @@ from rich.text import Text
 from transformers import PreTrainedModel
 
 from triptych.errors import ConfigError, ModelError
-from triptych.export import claims, serving
-from triptych.export.claims import PROOF, Expected, Proof, ProofError, Step
-from triptych.export.hub import check_push, push_folder
-from triptych.export.model_card import CARD, write_card
-from triptych.export.proof_samples import Witness, roomy_device
-from triptych.export.trained_run import RUN_FILE, TrainedRun, open_run
+from triptych.exporting import claims, serving
+from triptych.exporting.claims import PROOF, Expected, Proof, ProofError, Step
+from triptych.exporting.hub import check_push, push_folder
+from triptych.exporting.model_card import CARD, write_card
+from triptych.exporting.proof_samples import Witness, roomy_device
+from triptych.exporting.trained_run import RUN_FILE, TrainedRun, open_run
 from triptych.family.family import read_model_files
 from triptych.model.loading import ProcessorFiles, choose_precision, load_model
 from triptych.model.trained import ADAPTER_CONFIG, frozen_names, merged, quiet_loading, released_dtype, reload

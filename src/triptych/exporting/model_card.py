@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from triptych.export import serving
-from triptych.export.claims import Proof
-from triptych.export.trained_run import TrainedRun
+from triptych.exporting import serving
+from triptych.exporting.claims import Proof
+from triptych.exporting.trained_run import TrainedRun
 from triptych.family.selectors import PARTS
 from triptych.run import run_file
 from triptych.run.settings import RunSettings

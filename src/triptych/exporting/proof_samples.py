@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from triptych.corpus.corpus import Corpus
 from triptych.errors import DataError
-from triptych.export.claims import Expected
+from triptych.exporting.claims import Expected
 from triptych.family.family import ModelFiles
 from triptych.forward.batch import Batch, build_batch
 from triptych.forward.isolation import choose_isolation
