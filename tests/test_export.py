@@ -489,6 +489,7 @@ def test_an_upload_that_cannot_work_is_refused_before_the_work(
     def push(name: str) -> None:
         export(exported["full"].final, tmp_path / "out", console.console(), push=name)
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # whatever the machine says
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(ConfigError, match="hf auth login"):
         push("someone/digits")

@@ -15,6 +15,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 import tiny
 from triptych.errors import ConfigError, DataError
+from triptych.forward.batch import Batch
+from triptych.forward.row_forward import RowForward
 from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
@@ -252,19 +254,32 @@ def test_a_checkpoint_serves_with_the_pixels_it_trained_on(small_model_dir: Path
     AutoModelForImageTextToText.from_pretrained(final)
 
 
-def test_packed_rows_keep_both_budgets_and_lose_no_sample(small_model_dir: Path, tmp_path: Path) -> None:
+def test_packed_rows_keep_both_budgets_and_lose_no_sample(
+    small_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = tiny.write_dataset(tmp_path, 24)
     path = tiny.write_run(tmp_path, small_model_dir, data, train={"epochs": 2, "rows_per_step": 2})
     content = json.loads(path.read_text())
     content["batch"] = {"tokens": 256, "patches": 256}
     path.write_text(json.dumps(content))
+    seen: list[Batch] = []
+    real = RowForward.summed_loss
+
+    def watched(self: RowForward, model: torch.nn.Module, row: Batch) -> torch.Tensor:
+        seen.append(row)
+        return real(self, model, row)
+
+    monkeypatch.setattr(RowForward, "summed_loss", watched)
     entries = run(path)
+    assert all(row.input_ids.shape[1] <= 256 for row in seen)
+    assert all(len(row.pixels) == row.image_grid_thw.prod(-1).sum() <= 256 for row in seen)
+    assert max(len(row.samples) for row in seen) > 1, "something was packed"
+    # Each of the 24 samples once per epoch, of 2.
+    assert sorted(index for row in seen for index in row.samples) == sorted([*range(24)] * 2)
     assert all(0.4 < entry["row_fill"] <= 1 for entry in entries if "loss" in entry)
     assert entries[-1]["epoch"] == pytest.approx(2.0)
-    assert all(
-        step in {path.name for path in (tmp_path / "run").glob("checkpoint-*")}
-        for step in [f"checkpoint-{max(entry['step'] for entry in entries)}"]
-    )
+    last = max(entry["step"] for entry in entries)
+    assert (tmp_path / "run" / f"checkpoint-{last}").is_dir()
 
 
 def test_the_evaluation_loss_is_the_mean_over_supervised_tokens(small_model_dir: Path, tmp_path: Path) -> None:
