@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -20,6 +21,7 @@ from triptych.errors import ModelError
 from triptych.family.family import read_model_files
 from triptych.forward.attention import install_attention
 from triptych.forward.batch import build_batch
+from triptych.forward.flops import FlopCounter
 from triptych.forward.isolation import PACKED, choose_isolation
 from triptych.forward.memory import MemoryModel, RowSize
 from triptych.forward.row_forward import RowForward
@@ -132,6 +134,26 @@ def test_the_memory_estimate_is_what_the_backward_pass_is_given(
     ratio = sum(kept.values()) / step.activations  # logits are there while the loss is computed, and not kept
     # The reference path of linear attention fills chunks of 64 tokens, and the samples here are shorter than that.
     assert 0.8 < ratio < (2.0 if family.recurrent else 1.25)
+
+
+def test_flops_are_those_that_torch_counts(model: Path, tmp_path: Path) -> None:
+    settings = load(write_run(tmp_path, model))
+    prepared = prepare(settings, ("train",), console.console())
+    corpus, family = prepared.corpora["train"], prepared.files.family
+    most = int(corpus.image_counts.argmax())
+    batch = build_batch(corpus, [most], filler=prepared.reading.template.filler())
+    loaded = load_model(settings.model)
+    if hasattr(loaded.config.text_config, "num_experts"):
+        loaded.set_experts_implementation("eager")  # torch does not count grouped products
+    trained = set_up_training(loaded, family, settings.model, torch.float32).train()
+    with FlopCounterMode(display=False) as counted:
+        RowForward(PixelNormalizer(prepared.files)).summed_loss(trained, batch).backward()  # type: ignore[no-untyped-call]
+    counter = FlopCounter(trained, family, trained.config)
+    # torch does not count SDPA on a CPU either.
+    counter.text_attention = counter.vision_attention = 0
+    # The reference path of linear attention computes whole chunks of 64 tokens, which the count leaves out.
+    ratio = counted.get_total_flops() / counter.row(batch)
+    assert 0.98 < ratio < (1.3 if family.recurrent else 1.02), ratio
 
 
 def test_a_run_whose_samples_would_see_each_other_does_not_start(

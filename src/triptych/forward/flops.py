@@ -28,6 +28,10 @@ PEAKS = {
 }
 
 
+FIRST = (PARTS.index("vision"), -1)
+"""Depth of the patch embedding."""
+
+
 def device_peak() -> float | None:
     """Peak rate of the current device, FLOP/s; None where it is not known."""
     if not torch.cuda.is_available():
@@ -59,7 +63,9 @@ class FlopCounter:
             place = parts.place(name)
             weights = values_of(parameter) * (used if ".experts." in name else 1.0)
             key = "head" if HEAD in name else place.part
-            self.passes[key] += 2 * weights * (1 + (_depth(place) >= lowest) + parameter.requires_grad)
+            # Pixels take no gradient, so below the patch embedding nothing is computed backward.
+            inputs = _depth(place) >= lowest and _depth(place) > FIRST
+            self.passes[key] += 2 * weights * (1 + inputs + parameter.requires_grad)
         if not self.passes["head"]:  # tied to the embedding
             learns = any(p.requires_grad and "embed_tokens" in name for name, p in model.named_parameters())
             self.passes["head"] = 2.0 * text.vocab_size * text.hidden_size * (2 + learns)

@@ -92,7 +92,9 @@ class _Passes:
     def weights(self, part: Part, layer: int = 0) -> int:
         """Through the weights of a layer: nothing is computed backward below all that learns."""
         place = Place(part, layer)
-        return 1 + (_depth(place) >= self._lowest) + self._recipe.in_full(place)
+        # Pixels take no gradient, so below the patch embedding nothing is computed backward.
+        inputs = _depth(place) >= self._lowest and _depth(place) > _depth(Place("vision", -1))
+        return 1 + inputs + self._recipe.in_full(place)
 
     def head(self, *, tied: bool) -> int:
         """Through the head, below which something always learns; a tied one learns as the embedding does."""
