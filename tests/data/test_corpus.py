@@ -3,8 +3,12 @@
 import json
 import os
 import pickle
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -353,3 +357,52 @@ def test_a_picture_of_two_data_files_is_measured_once(run: Run, measured: list[s
     assert len(measured) == len(set(measured))
     for index in range(SAMPLES):
         assert corpus.images(index) == corpus.images(SAMPLES + index)
+
+
+def contents(corpus: Corpus, census: Census) -> list[Any]:
+    """All that a run takes from a corpus."""
+    return [
+        asdict(census),
+        corpus.lengths.tokens.tolist(),
+        corpus.lengths.patches.tolist(),
+        corpus.supervised.tolist(),
+        [(corpus.layout(number).input_ids.tolist(), corpus.images(number)) for number in range(len(corpus))],
+    ]
+
+
+def damages(content: bytes, chance: random.Random) -> Iterator[bytes]:
+    """The content with a bit turned, cut short, and emptied."""
+    for _ in range(6):
+        place = chance.randrange(len(content))
+        yield content[:place] + bytes([content[place] ^ 1 << chance.randrange(8)]) + content[place + 1 :]
+    yield content[: chance.randrange(len(content))]
+    yield b""
+
+
+def test_no_damage_to_the_cache_becomes_another_corpus(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    expected = contents(*run.load())
+    chance = random.Random(0)
+    files = [path for path in sorted(run.folder.rglob("*")) if path.is_file() and path.suffix != ".lock"]
+    assert len(files) >= 13, "a part's three files, sizes, lengths and census with their checksums, and headers"
+    for path in files:
+        original = path.read_bytes()
+        for damaged in damages(original, chance):
+            path.write_bytes(damaged)
+            caplog.clear()
+            assert contents(*run.load()) == expected, path.name
+            if path.suffix != ".sqlite":
+                (line,) = caplog.messages
+                assert "damaged or incomplete: building it again" in line
+        path.unlink()
+        assert contents(*run.load()) == expected, f"without {path.name}"
+
+
+def test_a_damaged_row_of_the_header_cache_is_measured_again(run: Run, measured: list[str]) -> None:
+    expected = contents(*run.load())
+    (cache,) = run.folder.glob("headers-*.sqlite")
+    with closing(sqlite3.connect(cache)) as connection, connection:
+        connection.execute("UPDATE headers SET height = height + 28 WHERE location LIKE '%large.png'")
+    shutil.rmtree(run.folder / "corpora")
+    measured.clear()
+    assert contents(*run.load()) == expected
+    assert measured == ["large.png"]

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 from packaging.requirements import Requirement
 
-from triptych.images.size_cache import cache_folder
+from triptych.images.cache_files import cache_folder
 
 NAMED = ("bitsandbytes", "flash-attn", "deepspeed", "ray", "datasets")
 """Packages that are not needed, and that change what a run does where they are installed."""

@@ -32,15 +32,16 @@ from triptych.corpus.index import DataFile, Index, load_or_build_index
 from triptych.corpus.lengths import LENGTHS, SampleLengths, stored_encoding
 from triptych.corpus.progress import Progress, Silent
 from triptych.errors import Origin, Problem
+from triptych.images.cache_files import cache_folder, intact, seal
 from triptych.images.geometry import Geometry, SizedImage
-from triptych.images.size_cache import HeaderCache, cache_folder
+from triptych.images.size_cache import HeaderCache
 from triptych.planning.cost import SampleCost
 from triptych.planning.plan import Lengths
 from triptych.sources.records import Source
 from triptych.text.layout import Budget, Layout, fit, lay_out
 from triptych.text.template import Encoded
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the meaning of a column changes."""
 
 STALE_SECONDS = 24 * 3600
@@ -270,7 +271,8 @@ def _bring_together(index: Index, sizes: Sizes, reading: Reading | None, folder:
     }
     key = hashlib.sha256(json.dumps([FORMAT, reading is None, about]).encode()).hexdigest()[:20]
     path, census_path = folder / f"lengths-{key}.arrow", folder / f"census-{key}.json"
-    if path.exists() and census_path.exists():
+    files = (path, census_path, folder / sizes_name)
+    if all(file.exists() for file in files) and intact(files):
         return Corpus(path), _read_census(census_path)
     sums = SampleLengths(index, sizes, reading)
     columns = sums.run()
@@ -282,19 +284,19 @@ def _bring_together(index: Index, sizes: Sizes, reading: Reading | None, folder:
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    if path.exists():  # named by its content
-        return
     with (
         _replacing(path) as temporary,
         pa.OSFile(temporary, "wb") as sink,
         pa.ipc.new_file(sink, table.schema) as writer,
     ):
         writer.write_table(table.combine_chunks())
+    seal(path)
 
 
 def _write_census(path: Path, census: Census) -> None:
     with _replacing(path) as temporary:
         Path(temporary).write_text(json.dumps(asdict(census)), encoding="utf-8")
+    seal(path)
 
 
 @contextmanager

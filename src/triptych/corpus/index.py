@@ -23,14 +23,15 @@ from filelock import FileLock
 
 from triptych.corpus.examine import Examiner, Task
 from triptych.corpus.executor import Engine
-from triptych.corpus.index_writer import ABOUT, PartWriter
+from triptych.corpus.index_writer import ABOUT, FILES, IMAGE_TABLE, SAMPLES, PartWriter
 from triptych.corpus.progress import Progress
 from triptych.errors import Origin, Problem
+from triptych.images.cache_files import intact
 from triptych.sources import readers, storage
 from triptych.sources.records import Source
 from triptych.text.template import Template
 
-FORMAT = 4
+FORMAT = 5
 """Raised when the columns or the meaning of one change: older indexes are then built anew."""
 
 
@@ -52,8 +53,8 @@ class Part:
         self.records: int = about["records"]
         """Records seen, good or not."""
         self.problems = [(item["line"], item["code"], item["message"], item["turn"]) for item in about["problems"]]
-        self.samples = _map(folder / "samples.arrow")
-        self.images = _map(folder / "images.arrow")
+        self.samples = _map(folder / SAMPLES)
+        self.images = _map(folder / IMAGE_TABLE)
 
 
 def _map(path: Path) -> pa.Table:
@@ -169,10 +170,13 @@ def load_or_build_index(
     files = [DataFile(number, path) for number, source in enumerate(sources) for path in source.files()]
     folders = [folder / _part_key(sources[file.source], file.path, template, identity) for file in files]
     folder.mkdir(parents=True, exist_ok=True)
-    if not all(target.exists() for target in folders):
+    broken = {target for target in folders if target.exists() and not intact(target / name for name in FILES)}
+    if broken or not all(target.exists() for target in folders):
         names = "".join(target.name for target in folders)
         lock = folder / f"{hashlib.sha256(names.encode()).hexdigest()[:20]}.lock"
         with FileLock(lock):
+            for target in broken:
+                shutil.rmtree(target, ignore_errors=True)
             _build(sources, files, folders, template, lock, engine, progress)
     return Index(files, folders)
 

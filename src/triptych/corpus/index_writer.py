@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from triptych.corpus.examine import DIGEST, SCHEMA, Examined
 from triptych.corpus.progress import Progress
+from triptych.images.cache_files import seal
 from triptych.sources import records
 
 IMAGES = pa.schema(
@@ -24,6 +25,9 @@ IMAGES = pa.schema(
     ]
 )
 ABOUT = "about.json"
+SAMPLES, IMAGE_TABLE = "samples.arrow", "images.arrow"
+FILES = (SAMPLES, IMAGE_TABLE, ABOUT)
+"""Of a part; each has its checksum beside it."""
 BATCH_ROWS = 4096
 """Rows of a record batch, whatever the shards were: an index does not show how it was built."""
 
@@ -39,8 +43,8 @@ class PartWriter:
         """
         self.folder = Path(tempfile.mkdtemp(dir=building))
         self._progress = progress
-        self._samples = _Batches(self.folder / "samples.arrow", SCHEMA)
-        self._images = _Batches(self.folder / "images.arrow", IMAGES)
+        self._samples = _Batches(self.folder / SAMPLES, SCHEMA)
+        self._images = _Batches(self.folder / IMAGE_TABLE, IMAGES)
         self._numbering = _Numbering()
         self._base = 0
         self._count = 0
@@ -53,6 +57,8 @@ class PartWriter:
         self._images.close()
         about = {"records": self._records, "problems": self._problems}
         (self.folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
+        for name in FILES:
+            seal(self.folder / name)
 
     def add(self, examined: Examined) -> None:
         """The next shard."""

@@ -6,7 +6,6 @@ touches it; workers measure and hand over.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -15,11 +14,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from triptych.errors import Code, ConfigError
+from triptych.images.cache_files import row_sum
 from triptych.sources.storage import Stamp
 
 T = TypeVar("T")
 
-FILE = "headers-1.sqlite"
+FILE = "headers-2.sqlite"
 """The number changes when measuring does: what an older version measured is then measured anew."""
 
 WAIT_SECONDS = 120.0
@@ -27,7 +27,7 @@ _ASKED_AT_ONCE = 500
 
 _TABLE = """CREATE TABLE IF NOT EXISTS headers (
     location TEXT PRIMARY KEY, size INTEGER, version INTEGER, height INTEGER, width INTEGER,
-    code TEXT, message TEXT, decoded INTEGER
+    code TEXT, message TEXT, decoded INTEGER, checksum INTEGER
 ) WITHOUT ROWID"""
 
 
@@ -47,14 +47,6 @@ class Header:
     """Whether all of it was decoded once, not only its header."""
 
 
-def cache_folder() -> Path:
-    """Where caches are kept: ``$TRIPTYCH_CACHE``, else ``triptych`` in the user's cache folder."""
-    named = os.environ.get("TRIPTYCH_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triptych"
-
-
 class HeaderCache:
     """The table, in ``folder``. A damaged one is set aside and started anew: everything in it can be measured again."""
 
@@ -71,7 +63,10 @@ class HeaderCache:
                 asked = locations[start : start + _ASKED_AT_ONCE]
                 marks = ",".join("?" * len(asked))
                 for row in connection.execute(f"SELECT * FROM headers WHERE location IN ({marks})", asked):
-                    location, size, version, height, width, code, message, decoded = row
+                    *values, checksum = row
+                    if checksum != row_sum(values):
+                        continue  # damaged: it is measured again, and written over
+                    location, size, version, height, width, code, message, decoded = values
                     found[location] = Header((size, version), height, width, code, message, bool(decoded))
             return found
 
@@ -79,12 +74,11 @@ class HeaderCache:
 
     def store(self, headers: Iterable[tuple[str, Header]]) -> None:
         """Remember what was measured, in one transaction."""
-        rows = [
-            (location, *item.stamp, item.height, item.width, item.code, item.message, int(item.decoded))
-            for location, item in headers
-        ]
+        rows = [_row(location, item) for location, item in headers]
         if rows:
-            self._run(lambda c: c.executemany("INSERT OR REPLACE INTO headers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows))
+            self._run(
+                lambda c: c.executemany("INSERT OR REPLACE INTO headers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            )
 
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -101,3 +95,9 @@ class HeaderCache:
         with closing(sqlite3.connect(self.path, timeout=WAIT_SECONDS)) as connection, connection:
             connection.execute(_TABLE)
             return work(connection)
+
+
+def _row(location: str, header: Header) -> tuple[str | int | None, ...]:
+    about = (*header.stamp, header.height, header.width, header.code, header.message, int(header.decoded))
+    values = (location, *about)
+    return (*values, row_sum(values))

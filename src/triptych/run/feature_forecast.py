@@ -14,7 +14,7 @@ import numpy as np
 from triptych.corpus.corpus import Corpus
 from triptych.errors import ConfigError
 from triptych.images import identity
-from triptych.images.size_cache import cache_folder
+from triptych.images.cache_files import cache_folder
 from triptych.planning.plan import Plan
 from triptych.rows.feature_store import FeatureReader, FeatureShape, entry_name
 from triptych.run.prepare import Split

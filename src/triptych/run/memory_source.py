@@ -13,7 +13,7 @@ import orjson
 from PIL import Image, ImageOps
 
 from triptych.errors import ConfigError
-from triptych.images.size_cache import cache_folder
+from triptych.images.cache_files import cache_folder
 from triptych.sources import records
 
 if TYPE_CHECKING:
