@@ -61,6 +61,18 @@ def env() -> None:
 
 
 @app.command()
+def cache(
+    prune: Annotated[
+        int | None, typer.Option(metavar="DAYS", min=0, help="First remove what was not used for so many days.")
+    ] = None,
+) -> None:
+    """Show what the cache folder holds and how much space it takes; all of it can be made again."""
+    from triptych.commands.cache import cache as show_cache
+
+    show_cache(prune=prune)
+
+
+@app.command()
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("quickstart"),
 ) -> None:

@@ -32,7 +32,7 @@ from triptych.corpus.index import DataFile, Index, load_or_build_index
 from triptych.corpus.lengths import LENGTHS, SampleLengths, stored_encoding
 from triptych.corpus.progress import Progress, Silent
 from triptych.errors import Origin, Problem
-from triptych.images.cache_files import cache_folder, intact, seal
+from triptych.images.cache_files import cache_folder, intact, mark_used, seal
 from triptych.images.geometry import Geometry, SizedImage
 from triptych.images.size_cache import HeaderCache
 from triptych.planning.cost import SampleCost
@@ -273,6 +273,7 @@ def _bring_together(index: Index, sizes: Sizes, reading: Reading | None, folder:
     path, census_path = folder / f"lengths-{key}.arrow", folder / f"census-{key}.json"
     files = (path, census_path, folder / sizes_name)
     if all(file.exists() for file in files) and intact(files):
+        mark_used(files)
         return Corpus(path), _read_census(census_path)
     sums = SampleLengths(index, sizes, reading)
     columns = sums.run()

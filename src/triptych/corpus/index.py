@@ -26,7 +26,7 @@ from triptych.corpus.executor import Engine
 from triptych.corpus.index_writer import ABOUT, FILES, IMAGE_TABLE, SAMPLES, PartWriter
 from triptych.corpus.progress import Progress
 from triptych.errors import Origin, Problem
-from triptych.images.cache_files import intact
+from triptych.images.cache_files import intact, mark_used
 from triptych.sources import readers, storage
 from triptych.sources.records import Source
 from triptych.text.template import Template
@@ -178,6 +178,7 @@ def load_or_build_index(
             for target in broken:
                 shutil.rmtree(target, ignore_errors=True)
             _build(sources, files, folders, template, lock, engine, progress)
+    mark_used(target / ABOUT for target in set(folders))
     return Index(files, folders)
 
 

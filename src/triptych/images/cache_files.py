@@ -11,6 +11,7 @@ import logging
 import os
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 SUM = ".sum"
@@ -46,6 +47,13 @@ def intact(paths: Iterable[Path]) -> bool:
             logger.warning("the cache file %s is damaged or incomplete: building it again", path)
             return False
     return True
+
+
+def mark_used(paths: Iterable[Path]) -> None:
+    """Note that these files were used now, for ``triptych cache --prune``."""
+    for path in paths:
+        with suppress(OSError):  # a cache that others own may be read-only
+            os.utime(path)
 
 
 def row_sum(values: Iterable[object]) -> int:
