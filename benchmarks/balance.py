@@ -8,10 +8,10 @@ largest). Costs are those of `triptych.planning.cost` for
 Qwen2-VL-2B, with LoRA on the language part (the tower frozen) and
 trained in full.
 
-Work: `bench` are the samples of workload.py under 262,144 pixels per picture, modelled as in packing.py, in rows of
-8,192 tokens; answers are supervised. `tail` are log-normal ones: 0 to 40 pictures (median 2), each of 16 to 1,024
+Work: `bench` are the samples of workload.py under 262,144 pixels per image, modelled as in packing.py, in rows of
+8,192 tokens; answers are supervised. `tail` are log-normal ones: 0 to 40 images (median 2), each of 16 to 1,024
 tokens (median 200), and texts of 20 tokens or more (median 150, one in a hundred over 1,900), half of each supervised;
-pictures shrink where a sample would be over a row of 8,192 or 16,384 tokens. `samples` are rows of exactly four
+images shrink where a sample would be over a row of 8,192 or 16,384 tokens. `samples` are rows of exactly four
 samples instead.
 
 `spread` is the standard deviation of a step's targets over their mean: how unlike each other steps are. `stored` is the
@@ -103,7 +103,7 @@ def bench_work(samples: int) -> Work:
     image_tokens = np.array([geometry.tokens(*geometry.resized(*size)) for size in SIZES])[shapes.chosen % len(SIZES)]
     words = np.bincount(np.repeat(np.arange(samples), shapes.turns), shapes.answers, samples)
     supervised = np.rint(TOKENS_PER_WORD * words).astype(np.int64)
-    return make_work(lengths.tokens - lengths.patches // MERGE, supervised, shapes.pictures, image_tokens)
+    return make_work(lengths.tokens - lengths.patches // MERGE, supervised, shapes.images, image_tokens)
 
 
 def tail_work(samples: int, longest: int) -> Work:

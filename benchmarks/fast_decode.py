@@ -1,10 +1,10 @@
 """What does `data.decode: fast` change: the pixels, and the loss?
 
-*kernels*: pictures of hard edges and text, drawn at 2 to 12 megapixels and saved as JPEGs of quality 90, at five pixel
+*kernels*: images of hard edges and text, drawn at 2 to 12 megapixels and saved as JPEGs of quality 90, at five pixel
 limits; PSNR of a scaled decode, then a resize by each kernel, against the exact pixels, by what the decoder divided the
 sides by. It says which kernel `pixels.py` should take behind which division.
 
-*quickstart*: how many pictures of the quickstart fast touches (its sides are 56 to 84 px), and whether a byte differs.
+*quickstart*: how many images of the quickstart fast touches (its sides are 56 to 84 px), and whether a byte differs.
 
 *training*: the proportioned model of `feature_cache.py` (LoRA, the feature cache off) trains on the work (workload.py)
 with exact and with fast pixels, from the same seed over the same rows; the relative difference of its losses,
@@ -73,7 +73,7 @@ def psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
 
 
 def compare_kernels() -> dict[str, Any]:
-    """Mean PSNR of each kernel, by what the decoder divided the sides by; and how many pictures that are."""
+    """Mean PSNR of each kernel, by what the decoder divided the sides by; and how many images that are."""
     random = np.random.default_rng(0)
     found: dict[int, list[list[float]]] = {}
     for size in SIZES:
@@ -101,7 +101,7 @@ def compare_kernels() -> dict[str, Any]:
 
 
 def look_at_quickstart(folder: Path) -> dict[str, int]:
-    """Pictures, and of how many fast makes other bytes."""
+    """Images, and of how many fast makes other bytes."""
     write_dataset(folder, train_samples=8, test_samples=8, seed=0)
     limits = GEOMETRY.limit(max_pixels=84 * 84)
     files = sorted((folder / "images").rglob("*.*"))
@@ -112,7 +112,7 @@ def look_at_quickstart(folder: Path) -> dict[str, int]:
         resized = limits.resized(*size)
         ways = [pixels.load_patches(str(path), size, resized, limits, way) for way in ("exact", "fast")]
         differing += not np.array_equal(*ways)
-    return {"pictures": len(files), "differing": differing}
+    return {"images": len(files), "differing": differing}
 
 
 def losses(content: dict[str, Any], folder: Path, decode: str) -> list[float]:

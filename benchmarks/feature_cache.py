@@ -4,7 +4,7 @@ Method: a random Qwen2-VL with the proportions of the 2B model (language layers 
 0.67 B parameters; four patches per token), about a sixtieth of its size and as wide heads. Since attention and merger
 do not shrink like the rest, the tower is sized by its share of an epoch's FLOPs: both models' shares, counted by
 `FlopCounter`, are printed, and the parameters. LoRA of rank 8 (16, as the width is half) on the language layers, one
-sample per step, 1 to 8 photo-like JPEGs each (workload.py), 262,144 pixels per picture, every picture shown once per
+sample per step, 1 to 8 photo-like JPEGs each (workload.py), 262,144 pixels per image, every image shown once per
 epoch, two workers. Runs of two epochs with `train.feature_cache` off and auto take turns, each of the latter with an
 empty store; seconds per epoch are images over images per second of the run's own log. Medians over the rounds, ratios
 within a round.

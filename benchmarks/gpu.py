@@ -1,7 +1,7 @@
 """How fast does a step of Qwen2-VL run on one GPU, with what memory, and is a packed row still its samples alone?
 
 Method: the shapes of the released models with random weights made on the device; bfloat16 under autocast, trained
-weights in float32, AdamW. A row holds four samples of two pictures of 768 x 768 each; a tenth of its tokens are
+weights in float32, AdamW. A row holds four samples of two images of 768 x 768 each; a tenth of its tokens are
 targets. Every case (model, row, what learns, attention, checkpointing) runs in a process of its own: a row packed and
 its samples alone, compared, then two steps to warm up and five that are timed, of which the median counts. MFU is the
 model's own FLOPs (`triptych.forward.flops`, recomputation not counted)
@@ -56,7 +56,7 @@ FAMILY = FAMILIES["qwen2_vl"]
 RESULTS = Path(__file__).parent / "results" / "gpu.jsonl"
 GEOMETRY = Geometry(patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=56 * 56, max_pixels=28 * 28 * 1280)
 WARM_UP, STEPS = 2, 5
-SAMPLES, PICTURES_PER_SAMPLE, SIDE_PX = 4, 2, 768
+SAMPLES, IMAGES_PER_SAMPLE, SIDE_PX = 4, 2, 768
 TARGET_SHARE = 0.1
 IMAGE_PAD, VISION_START, VISION_END, VIDEO_PAD = 151655, 151652, 151653, 151656
 
@@ -137,18 +137,18 @@ def make_model(case: Case) -> Qwen2VLForConditionalGeneration:
 
 
 def make_row(case: Case, geometry: Geometry) -> Batch:
-    """Four samples of equal length: two pictures each, then text, whose end is the target."""
+    """Four samples of equal length: two images each, then text, whose end is the target."""
     random = np.random.default_rng(0)
     side = geometry.resized(SIDE_PX, SIDE_PX) if case.model != "tiny" else (2 * geometry.factor, 2 * geometry.factor)
-    length = case.row // SAMPLES - PICTURES_PER_SAMPLE * (geometry.tokens(*side) - 1)
-    marks = [VISION_START, IMAGE_PAD, VISION_END] * PICTURES_PER_SAMPLE
+    length = case.row // SAMPLES - IMAGES_PER_SAMPLE * (geometry.tokens(*side) - 1)
+    marks = [VISION_START, IMAGE_PAD, VISION_END] * IMAGES_PER_SAMPLE
     layouts = []
     for number in range(SAMPLES):
         ids = np.concatenate((marks, random.integers(0, 150_000, length - len(marks)))).astype(np.int32)
         supervised = np.arange(length) >= length - int(case.row // SAMPLES * TARGET_SHARE)
         slots = np.flatnonzero(ids == IMAGE_PAD).astype(np.int32)
         encoded = Encoded(ids, supervised, slots)
-        layouts.append(lay_out(encoded, [side] * PICTURES_PER_SAMPLE, geometry, Origin("benchmark", number + 1)))
+        layouts.append(lay_out(encoded, [side] * IMAGES_PER_SAMPLE, geometry, Origin("benchmark", number + 1)))
     return _batch(layouts, geometry, random)
 
 
@@ -168,7 +168,7 @@ def _batch(layouts: list[Layout], geometry: Geometry, random: np.random.Generato
         targets=ids[targets],
         cu_seqlens=torch.from_numpy(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)),
         max_seqlen=max(lengths),
-        images_per_sample=(PICTURES_PER_SAMPLE,) * len(layouts),
+        images_per_sample=(IMAGES_PER_SAMPLE,) * len(layouts),
         samples=tuple(range(len(layouts))),
         problems=(),
     )

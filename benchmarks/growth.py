@@ -3,9 +3,9 @@
     python benchmarks/growth.py                  all three parts and the plot; minutes
     python benchmarks/growth.py --parts start    one of them
 
-Method, on the proportioned model of `feature_cache.py`, tower and merger frozen, 50,176 pixels per picture:
+Method, on the proportioned model of `feature_cache.py`, tower and merger frozen, 50,176 pixels per image:
 
-    images   one sample of 1 to 64 pictures and one exchange, forward and backward
+    images   one sample of 1 to 64 images and one exchange, forward and backward
     rows     rows of 1k to 32k tokens, packed from the work (workload.py), forward and backward
     start    `triptych index` over 100 to 100,000 samples of the work over 64 files, as a process of its own: with
              empty caches, and again
@@ -109,7 +109,7 @@ class Runner:
 def grow_images(runner: Runner, repeats: int) -> list[dict[str, Any]]:
     turns = [
         {"from": "human", "value": "Compare all of them."},
-        {"from": "gpt", "value": "the picture shows more " * 8},
+        {"from": "gpt", "value": "the image shows more " * 8},
     ]
     with (runner.folder / "many.jsonl").open("w") as file:
         for count in IMAGES:

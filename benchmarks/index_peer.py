@@ -3,8 +3,8 @@
     python benchmarks/index_peer.py --install peer                      once: a virtual environment with LLaMA-Factory
     python benchmarks/index_peer.py --peer peer --tokenizer Qwen2-VL    measure both
 
-Method: the same records and pictures (workload.py), the same folder with Qwen2-VL's tokenizer, 262,144 pixels per
-picture, every cache empty, files in the page cache. LLaMA-Factory runs its own `get_dataset` with two processes of one
+Method: the same records and images (workload.py), the same folder with Qwen2-VL's tokenizer, 262,144 pixels per
+image, every cache empty, files in the page cache. LLaMA-Factory runs its own `get_dataset` with two processes of one
 thread (on two cores about twice as fast as with torch's own number), up to where it would load the model; Triptych runs
 as the command. The sides take turns; medians over the repeats. Per sample:
 

@@ -1,12 +1,12 @@
-"""Does training wait for pictures, and does our loader keep up with torch's?
+"""Does training wait for images, and does our loader keep up with torch's?
 
 *wait*: the proportioned model of `feature_cache.py` (LoRA, the feature cache off) trains on the work (workload.py) at
-262,144 pixels per picture with two workers, which decode several times as fast as the model learns; `data_wait` of the
+262,144 pixels per image with two workers, which decode several times as fast as the model learns; `data_wait` of the
 run's own log, the first line aside, in which the workers start.
 
-*rate*: rows of one to eight pictures, as the work mixes them, taken as fast as they come: out of the row loader, and
+*rate*: rows of one to eight images, as the work mixes them, taken as fast as they come: out of the row loader, and
 out of torch's `DataLoader` over the same rows with as many workers (two rows ahead each, forked, which is its
-default). Start-up is left out, the sides take turns; pictures per second, medians over the rounds. Also the most
+default). Start-up is left out, the sides take turns; images per second, medians over the rounds. Also the most
 bytes that the row loader ever had ahead, which must not be over its budget.
 
     python benchmarks/loader.py
@@ -58,29 +58,29 @@ def waiting(settings: RunSettings) -> list[float]:
 
 
 def ours(plan: Plan, builder: RowBuilder, workers: int) -> tuple[float, int]:
-    """Pictures per second behind the first rows, and the most bytes ahead."""
+    """Images per second behind the first rows, and the most bytes ahead."""
     loader = RowLoader(plan, builder, Loading(workers, BUDGET))
     most = 0
     for number in range(2 * workers):
         loader.take(number)
-    began, pictures = time.perf_counter(), 0
+    began, images = time.perf_counter(), 0
     for number in range(2 * workers, len(plan)):
         most = max(most, loader.bytes_ahead)
-        pictures += len(loader.take(number).image_grid_thw)
+        images += len(loader.take(number).image_grid_thw)
     seconds = time.perf_counter() - began
     loader.close()
-    return pictures / seconds, most
+    return images / seconds, most
 
 
 def torchs(plan: Plan, builder: RowBuilder, workers: int) -> float:
-    """Pictures per second out of torch's ``DataLoader``."""
+    """Images per second out of torch's ``DataLoader``."""
     rows = RowDataset(plan, builder, Loading(0))
     loader = iter(torch.utils.data.DataLoader(rows, batch_size=None, num_workers=workers))
     for _ in range(2 * workers):
         next(loader)
     began = time.perf_counter()
-    pictures = sum(len(row.image_grid_thw) for row in loader)
-    return pictures / (time.perf_counter() - began)
+    images = sum(len(row.image_grid_thw) for row in loader)
+    return images / (time.perf_counter() - began)
 
 
 def rates(settings: RunSettings, workers: int, rounds: int) -> dict[str, Any]:

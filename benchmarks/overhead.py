@@ -1,7 +1,7 @@
 """What does the trainer's loop cost beside a bare PyTorch loop over the same prepared rows?
 
 Method: the proportioned model of `feature_cache.py`, in full but for tower and merger, rows of 4 samples of the work
-(workload.py) at 50,176 pixels per picture, built beforehand and handed over as they are. *Bare* is forward and loss,
+(workload.py) at 50,176 pixels per image, built beforehand and handed over as they are. *Bare* is forward and loss,
 backward, clipping, AdamW and the schedule in a plain loop; *trainer* is `RowTrainer` over the same rows with everything
 that a run has (callbacks, log lines to the console and the file, throughput). One process, the sides in turns, from the
 same weights; the first step of each is not counted. Seconds per step are medians over all steps and rounds, and the

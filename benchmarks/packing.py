@@ -1,8 +1,8 @@
 """How full are the rows of a million samples, how long does planning them take, and how much memory?
 
-Method: lengths of the samples that workload.py writes, without writing them. A picture costs what `Geometry` says of
+Method: lengths of the samples that workload.py writes, without writing them. An image costs what `Geometry` says of
 its size under 262,144 pixels, a square of 28 x 28 px per token. Text costs TOKENS_PER_WORD per word, and the chat
-markup 11 tokens per sample, 10 per exchange and 2 per picture. `make_plan` packs them into rows of 8,192 tokens and
+markup 11 tokens per sample, 10 per exchange and 2 per image. `make_plan` packs them into rows of 8,192 tokens and
 32,768 patches (tokens bind) or 16,384 (patches bind), each case in a process of its own; memory is the peak resident
 size while planning less the one before.
 
@@ -48,9 +48,9 @@ def draw_lengths(samples: int, seed: int = 0) -> Lengths:
     shapes = draw_shapes(samples, FILES, np.random.default_rng(seed))
     geometry = Geometry(patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=56 * 56, max_pixels=MAX_PIXELS)
     cost = np.array([geometry.tokens(*geometry.resized(*size)) for size in SIZES])
-    image_tokens = _sum_per_sample(cost[shapes.chosen % len(SIZES)], shapes.pictures)
+    image_tokens = _sum_per_sample(cost[shapes.chosen % len(SIZES)], shapes.images)
     words = _sum_per_sample(shapes.questions + shapes.answers, shapes.turns)
-    markup = SYSTEM_TOKENS + EXCHANGE_TOKENS * shapes.turns + MARK_TOKENS * shapes.pictures
+    markup = SYSTEM_TOKENS + EXCHANGE_TOKENS * shapes.turns + MARK_TOKENS * shapes.images
     tokens = markup + np.rint(TOKENS_PER_WORD * words).astype(np.int64) + image_tokens
     return Lengths(tokens, image_tokens * geometry.merge_size**2)
 

@@ -2,10 +2,10 @@
 
 Method: photo-like JPEGs (workload.py) of five sizes, all shown at 262,144 pixels at most. *Bare* is the limit: a pool
 of as many processes reads each file and does one Pillow decode and one bicubic resize to the same target, and hands
-nothing over. *Exact* and *fast* are the real path of training: rows of four pictures out of the row loader, decoded
+nothing over. *Exact* and *fast* are the real path of training: rows of four images out of the row loader, decoded
 by worker processes into shared memory, taken and mapped by this process. The three take turns, start-up and the first
 rows are left out, files are in the page cache. Rates are medians over the rounds, ratios are medians of the ratios
-within a round. CPU seconds per picture are those of the processes that decode, which other work on the machine hardly
+within a round. CPU seconds per image are those of the processes that decode, which other work on the machine hardly
 moves. PSNR is of the bytes of all patches of a size.
 
     python benchmarks/pixels.py
@@ -49,11 +49,11 @@ PER_ROW = 4
 RESULTS = Path(__file__).parent / "results" / "pixels.jsonl"
 
 Rate = tuple[float, float]
-"""Pictures per second, and CPU seconds per picture."""
+"""Images per second, and CPU seconds per image."""
 
 
 def write_work(folder: Path, size: tuple[int, int], rows: int) -> Prepared:
-    """Rows of four pictures over eight files of one size."""
+    """Rows of four images over eight files of one size."""
     names = write_pool(folder / "images", 8, 0, [size], 8)
     chosen = np.random.default_rng(0).integers(0, len(names), (rows, PER_ROW))
     records = [
@@ -129,7 +129,7 @@ def psnr(prepared: Prepared) -> float:
 
 
 def measure(size: tuple[int, int], rows: int, workers: int, rounds: int) -> dict[str, Any]:
-    """Rates of one size of pictures."""
+    """Rates of one size of images."""
     with tempfile.TemporaryDirectory() as name:
         prepared = write_work(Path(name), size, rows)
         corpus = prepared.corpora["train"]
@@ -169,7 +169,7 @@ def main() -> None:
     options = parser.parse_args()
     sizes = []
     for size in SIZES:
-        estimate = 0.003 + 0.009 * size[0] * size[1] / 1e6  # seconds per picture
+        estimate = 0.003 + 0.009 * size[0] * size[1] / 1e6  # seconds per image
         rows = max(8 * options.workers, int(options.seconds * options.workers / estimate / PER_ROW))
         found = measure(size, rows, options.workers, options.rounds)
         sizes.append(found)

@@ -2,7 +2,7 @@
 
     python benchmarks/workload.py --out DIR --samples 1000 --files 400
 
-writes DIR/images/ and DIR/train.jsonl: ShareGPT records of 1 to 8 pictures (3.5 on average), 1 to 3 turns, questions of
+writes DIR/images/ and DIR/train.jsonl: ShareGPT records of 1 to 8 images (3.5 on average), 1 to 3 turns, questions of
 5 to 25 words and answers of 5 to 120. Everything follows from the seed, and nothing is read from outside.
 """
 
@@ -26,10 +26,10 @@ SMALL_SIZES = tuple((height // 8, width // 8) for height, width in SIZES)
 """For pools of many files, where the number of files matters and not their pixels."""
 
 DRAWN = 40
-"""Pictures that are really drawn; the other files of a pool hold the same pictures with other bytes."""
+"""Images that are really drawn; the other files of a pool hold the same images with other bytes."""
 
-PICTURE_SHARES = (0.14, 0.20, 0.22, 0.17, 0.11, 0.07, 0.05, 0.04)
-"""Share of samples with 1, 2, ... 8 pictures; 3.52 on average."""
+IMAGE_SHARES = (0.14, 0.20, 0.22, 0.17, 0.11, 0.07, 0.05, 0.04)
+"""Share of samples with 1, 2, ... 8 images; 3.52 on average."""
 
 MAX_TURNS = 3
 QUESTION_WORDS = (5, 25)
@@ -40,7 +40,7 @@ CHUNK = 4096
 
 COMMON = (
     "the of and a to in is it that with on as for are was by at this be from two one or which an not but they left "
-    "right both picture image shows more has its same there other between first second than while have no their each "
+    "right both image image shows more has its same there other between first second than while have no their each "
     "can small large white black red blue green behind front near above below people person man woman child street "
     "house tree car light dark water sky table hand side center corner top bottom background foreground number sign "
     "letter line color shape different similar only also three four five several many few most some all another next "
@@ -69,8 +69,8 @@ JOINT_SHARES = (0.87, 0.06, 0.07)
 class Shapes:
     """What K samples look like before they are words: the distribution of the work, in columns."""
 
-    pictures: NDArray[np.int64]
-    """(K,) pictures of each sample"""
+    images: NDArray[np.int64]
+    """(K,) images of each sample"""
     turns: NDArray[np.int64]
     """(K,) exchanges of each sample"""
     questions: NDArray[np.int64]
@@ -78,14 +78,14 @@ class Shapes:
     answers: NDArray[np.int64]
     """(turns.sum(),) words"""
     chosen: NDArray[np.int64]
-    """(pictures.sum(),) file of each picture, an index into the pool"""
+    """(images.sum(),) file of each image, an index into the pool"""
     asked_in: NDArray[np.int64]
-    """(pictures.sum(),) exchange that shows each picture"""
+    """(images.sum(),) exchange that shows each image"""
 
 
 def draw_shapes(samples: int, pool: int, random: np.random.Generator) -> Shapes:
     """Draw ``samples`` samples over ``pool`` files."""
-    pictures = random.choice(len(PICTURE_SHARES), samples, p=PICTURE_SHARES) + 1
+    pictures = random.choice(len(IMAGE_SHARES), samples, p=IMAGE_SHARES) + 1
     turns = random.integers(1, MAX_TURNS + 1, samples)
     exchanges, shown = int(turns.sum()), int(pictures.sum())
     return Shapes(
@@ -103,15 +103,15 @@ def write_pool(
 ) -> list[str]:
     """Write ``files`` JPEGs of quality 90 into ``folder`` and return their names.
 
-    ``drawn`` pictures are drawn and encoded. Every file is one of them with a comment of its own in the header, so all
+    ``drawn`` images are drawn and encoded. Every file is one of them with a comment of its own in the header, so all
     files are valid, as large as photographs, and no two have the same bytes.
 
     Args:
         folder: made if missing.
         files: number of files.
         seed: decides every pixel.
-        sizes: (height, width) of the pictures, px; file k has size k modulo their number.
-        drawn: distinct pictures.
+        sizes: (height, width) of the images, px; file k has size k modulo their number.
+        drawn: distinct images.
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng((seed, 0))
@@ -151,7 +151,7 @@ def commit() -> str | None:
 
 
 def _commented(jpeg: bytes, comment: str) -> bytes:
-    """The same picture in other bytes: a comment segment behind the JFIF header."""
+    """The same image in other bytes: a comment segment behind the JFIF header."""
     header_end = 4 + int.from_bytes(jpeg[4:6], "big")  # start of image, marker, then the length that counts itself
     text = comment.encode()
     return jpeg[:header_end] + b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text + jpeg[header_end:]
@@ -163,8 +163,8 @@ def _records(samples: int, pool_names: Sequence[str], random: np.random.Generato
         questions = _texts(shapes.questions, random)
         answers = _texts(shapes.answers, random)
         chosen, asked_in = iter(shapes.chosen.tolist()), iter(shapes.asked_in.tolist())
-        for pictures, turns in zip(shapes.pictures.tolist(), shapes.turns.tolist(), strict=True):
-            # In order of the exchanges, so the k-th mark is the k-th picture whichever file that is.
+        for pictures, turns in zip(shapes.images.tolist(), shapes.turns.tolist(), strict=True):
+            # In order of the exchanges, so the k-th mark is the k-th image whichever file that is.
             marks = [next(asked_in) for _ in range(pictures)]
             conversations = []
             for turn in range(turns):
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--files", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pixels-small", action="store_true", help="pictures of an eighth of the sides")
+    parser.add_argument("--pixels-small", action="store_true", help="images of an eighth of the sides")
     arguments = parser.parse_args()
     sizes = SMALL_SIZES if arguments.pixels_small else SIZES
     names = write_pool(arguments.out / "images", arguments.files, arguments.seed, sizes)

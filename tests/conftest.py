@@ -33,5 +33,5 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random Qwen2-VL whose pictures cost 4 to 9 tokens: for training."""
+    """A tiny random Qwen2-VL whose images cost 4 to 9 tokens: for training."""
     return tiny.write_model(tmp_path_factory.mktemp("small"), max_pixels=84 * 84)

@@ -82,7 +82,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         config="Qwen2_5_VLConfig",
         template="qwen2_5_vl",
         text=without(TEXT, "head_dim"),
-        # Windows of 4 x 4 tokens, which the pictures of the tests do not divide into evenly; the last layer sees all.
+        # Windows of 4 x 4 tokens, which the images of the tests do not divide into evenly; the last layer sees all.
         vision={
             **without(VISION, "num_position_embeddings"),
             "patch_size": 14,

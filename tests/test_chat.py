@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 
 @pytest.fixture(scope="module")
 def run(small_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Prepared]:
-    """A LoRA run over conversations with several pictures; its run file."""
+    """A LoRA run over conversations with several images; its run file."""
     folder = tmp_path_factory.mktemp("run")
     tiny.write_dataset(folder, 7, seed=5)
     data = folder / "train.json"
@@ -65,7 +65,7 @@ def ask(session: Session, text: str) -> tuple[str, Answer]:
 
 
 def two_exchanges(path: Path) -> tuple[int, dict[str, Any]]:
-    """A record with pictures and two exchanges."""
+    """A record with images and two exchanges."""
     records = json.loads((path.parent / "train.json").read_text())
     return next(
         (n, item) for n, item in enumerate(records) if len(item["conversations"]) == 4 and len(item["images"]) > 1
@@ -77,7 +77,7 @@ def test_the_model_sees_in_a_chat_what_it_sees_in_training(run: tuple[Path, Prep
     index, record = two_exchanges(path)
     first, recorded, second, _ = (turn["value"] for turn in record["conversations"])
     for image in record["images"]:
-        session.add_picture(str(path.parent / image))
+        session.add_image(str(path.parent / image))
     ask(session, first)
     # Put the recorded answer where the model's own stands: the prompt is then the one of the record.
     user, assistant = session.turns
@@ -108,7 +108,7 @@ def test_an_exported_folder_answers_as_the_checkpoint(run: tuple[Path, Prepared]
     for folder in (final, out):
         session = open_session(str(folder))
         for image in record["images"]:
-            session.add_picture(str(path.parent / image))
+            session.add_image(str(path.parent / image))
         said.append([ask(session, "Which digit is larger?")[0], ask(session, "And why?")[0]])
     assert said[0] == said[1]
 
@@ -162,20 +162,20 @@ def test_an_answer_cut_off_inside_a_character_is_said_as_it_decodes(session: Ses
     assert "".join(pieces) == template.decode(ids)
 
 
-def test_pictures_go_to_their_marks_or_to_the_front(session: Session, tmp_path: Path) -> None:
+def test_images_go_to_their_marks_or_to_the_front(session: Session, tmp_path: Path) -> None:
     for number in range(2):
-        session.add_picture(str(tiny.write_picture(tmp_path / f"{number}.png", 60, 80, seed=number)))
+        session.add_image(str(tiny.write_image(tmp_path / f"{number}.png", 60, 80, seed=number)))
     assert session.parts("Which?") == (0, 1, "Which?")
     assert session.parts("A: <image> B: <image>?") == ("A: ", 0, " B: ", 1, "?")
-    with pytest.raises(ChatError, match="1 <image> in the message, but 2 pictures"):
+    with pytest.raises(ChatError, match="1 <image> in the message, but 2 images"):
         ask(session, "<image>?")
     assert session.turns == ()
     ask(session, "<image><image>Which?")
-    session.add_picture(str(tiny.write_picture(tmp_path / "2.png", 60, 80, seed=2)))
+    session.add_image(str(tiny.write_image(tmp_path / "2.png", 60, 80, seed=2)))
     assert session.parts("And this?") == (2, "And this?")
     session.reset()
     assert session.parts("Hello") == ("Hello",)
-    with pytest.raises(ChatError, match="but 0 pictures"):
+    with pytest.raises(ChatError, match="but 0 images"):
         ask(session, "What is <image>?")
 
 
@@ -248,14 +248,14 @@ def piped(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch, *images: Pat
 def test_piped_lines_are_answered_on_standard_output_alone(
     final: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = tiny.write_picture(tmp_path / "a.png", 60, 80)
+    picture = tiny.write_image(tmp_path / "a.png", 60, 80)
     assert piped(final, "Which?\n\nAnd\\\nwhy?\n", monkeypatch, picture) == 0
     shown = capsys.readouterr()
     session = open_session(str(final))
-    session.add_picture(str(picture))
+    session.add_image(str(picture))
     expected = [ask(session, "Which?")[0], ask(session, "And\nwhy?")[0]]
     assert shown.out == "".join(f"{text}\n" for text in expected)
-    assert "picture 1: " in shown.err
+    assert "image 1: " in shown.err
     assert "tokens" in shown.err
 
 
@@ -263,8 +263,8 @@ def test_what_cannot_be_taken_is_said_and_the_chat_goes_on(
     final: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
-    thin = tiny.write_picture(tmp_path / "thin.png", 2, 500)
+    broken.write_bytes(b"no image")
+    thin = tiny.write_image(tmp_path / "thin.png", 2, 500)
     lines = [
         "/image nowhere.png",
         f"/image {broken}",
@@ -286,7 +286,7 @@ def test_what_cannot_be_taken_is_said_and_the_chat_goes_on(
 
 def test_a_conversation_over_the_budget_is_refused_not_cut(session: Session, tmp_path: Path) -> None:
     for number in range(6):
-        session.add_picture(str(tiny.write_picture(tmp_path / f"{number}.png", 90, 120, seed=number)))
+        session.add_image(str(tiny.write_image(tmp_path / f"{number}.png", 90, 120, seed=number)))
     with pytest.raises(ChatError, match="/reset"):
         ask(session, "Which?")
     session.reset()

@@ -46,10 +46,10 @@ def write(path: Path, records: list[Any]) -> Path:
 
 
 def write_media(folder: Path) -> None:
-    """Four good pictures, and one file for each way of not being one."""
+    """Four good images, and one file for each way of not being one."""
     media = folder / "media"
     for number in range(4):
-        tiny.write_picture(media / f"good-{number}.{'jpg' if number % 2 else 'png'}", 60 + 10 * number, 90, seed=number)
+        tiny.write_image(media / f"good-{number}.{'jpg' if number % 2 else 'png'}", 60 + 10 * number, 90, seed=number)
     jpeg, png = ((media / name).read_bytes() for name in ("good-1.jpg", "good-0.png"))
     (media / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
     (media / "cut.png").write_bytes(png[: len(png) // 2])
@@ -59,10 +59,10 @@ def write_media(folder: Path) -> None:
     (media / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     Image.new("1", (20_000, 10_000)).save(media / "bomb.png")
     Image.fromarray(np.zeros((60, 60), np.float32)).save(media / "float.tiff")
-    tiny.picture(2, 410).save(media / "wide.png")
-    tiny.picture(410, 2).save(media / "tall.png")
+    tiny.image(2, 410).save(media / "wide.png")
+    tiny.image(410, 2).save(media / "tall.png")
     (media / "folder.png").mkdir()
-    tiny.write_picture(folder / "outside.png", 60, 60)
+    tiny.write_image(folder / "outside.png", 60, 60)
     (media / "link.png").symlink_to(folder / "outside.png")
 
 
@@ -74,7 +74,7 @@ def good_records() -> list[dict[str, Any]]:
     records = []
     for number in range(GOOD):
         images = [f"good-{(number + k) % 4}.{'jpg' if (number + k) % 2 else 'png'}" for k in range(number % 4)]
-        question = "".join(f"{'<image>'}Picture {k + 1}? " for k in range(len(images))) or "No picture?"
+        question = "".join(f"{'<image>'}Image {k + 1}? " for k in range(len(images))) or "No image?"
         records.append(tiny.record(images, question, tiny.ANSWERS[number % 5], task=f"t{number % 3}"))
     return records
 
@@ -82,11 +82,11 @@ def good_records() -> list[dict[str, Any]]:
 def defects(folder: Path) -> Defects:
     """(code, record) of several defects of every code."""
 
-    def picture(name: str) -> dict[str, Any]:
+    def image(name: str) -> dict[str, Any]:
         return tiny.record(["good-0.png", name], "<image><image>Same?", "yes")
 
     buffer = io.BytesIO()
-    tiny.picture(40, 40).save(buffer, "PNG")
+    tiny.image(40, 40).save(buffer, "PNG")
     turn = {"role": "user", "content": "x"}
     shapes: list[Any] = [
         {},
@@ -128,7 +128,7 @@ def defects(folder: Path) -> Defects:
         "data:image/png;base64,!!!",
         "data:image/png;base64,é",
         "data:image/png,raw",
-        data_uri(b"not a picture"),
+        data_uri(b"not an image"),
         data_uri(buffer.getvalue()[:-30]),
     ]
     outside = [str(folder / "outside.png"), "../outside.png", "link.png", f"file://{folder}/outside.png"]
@@ -137,10 +137,10 @@ def defects(folder: Path) -> Defects:
         *(("marker-count", record) for record in marks),
         *(("role-order", record) for record in orders),
         *(("empty-answer", record) for record in answers),
-        *(("image-missing", picture(name)) for name in missing),
-        *(("image-unreadable", picture(name)) for name in [*unreadable, *inline]),
-        *(("image-extreme", picture(name)) for name in ("wide.png", "tall.png")),
-        *(("image-outside", picture(name)) for name in outside),
+        *(("image-missing", image(name)) for name in missing),
+        *(("image-unreadable", image(name)) for name in [*unreadable, *inline]),
+        *(("image-extreme", image(name)) for name in ("wide.png", "tall.png")),
+        *(("image-outside", image(name)) for name in outside),
         ("too-long", tiny.record([], "word " * 2000, "yes")),
         ("too-long", tiny.record(["good-0.png"], "<image>?", "word " * 2000)),
     ]

@@ -15,7 +15,7 @@ from triptych.run.settings import RunSettings, json_schema
 LEAST = """
 model: {path: some/model}
 data:
-  train: [{path: train.json}, {path: [more.json, other.jsonl], media_dir: pictures}]
+  train: [{path: train.json}, {path: [more.json, other.jsonl], media_dir: images}]
 batch: {samples: 4}
 output: runs/first
 """
@@ -40,7 +40,7 @@ def test_the_least_run_file_has_a_default_for_everything_else(run: Path) -> None
     assert [source.files for source in loaded.sources("eval")] == []
     first, second = loaded.sources("train")
     assert (first.path, first.media_dir, first.confine) == ("train.json", None, False)
-    assert (second.path, second.media_dir) == (("more.json", "other.jsonl"), "pictures")
+    assert (second.path, second.media_dir) == (("more.json", "other.jsonl"), "images")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_overrides_reach_into_groups_and_lists_and_make_what_is_missing(run: Pat
     assert loaded.train.epochs == 4
     assert [source.path for source in loaded.data.train] == ["a.json", ["b.json", "c.json"]]
     assert loaded.data.train[1].tags == {"role": "speaker"}
-    assert loaded.data.train[1].media_dir == "pictures", "the rest of the element stays"
+    assert loaded.data.train[1].media_dir == "images", "the rest of the element stays"
     assert loaded.data.eval[0].path == "held.json"
     assert loaded.train.hf == {"adam_beta2": 0.95}
     assert (loaded.model.lora.rank, loaded.model.lora.targets, loaded.model.lora.alpha) == (8, ["q_proj"], 32.0)

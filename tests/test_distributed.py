@@ -38,7 +38,7 @@ def losses(output: Path, key: str = "loss") -> list[float]:
 
 
 def test_two_ranks_are_one(small_model_dir: Path, tmp_path: Path) -> None:
-    # Some rows hold no picture at all, and 11 rows do not divide by two: neither may make a rank wait.
+    # Some rows hold no image at all, and 11 rows do not divide by two: neither may make a rank wait.
     data = tiny.write_dataset(tmp_path, 22, max_images=1)
     held_out = tiny.write_dataset(tmp_path, 5, seed=5, name="held.json")
     settings = {"data": {"eval": [{"path": str(held_out)}]}, "batch": {"samples": 2}, "train": {"rows_per_step": 4}}

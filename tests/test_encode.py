@@ -33,7 +33,7 @@ def records(path: Path) -> list[Any]:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     path = tiny.write_dataset(tmp_path, SAMPLES - 2)
-    names = [str(tiny.write_picture(tmp_path / f"{number}.png", 60, 80).name) for number in range(3)]
+    names = [str(tiny.write_image(tmp_path / f"{number}.png", 60, 80).name) for number in range(3)]
     more = [tiny.record([], "hi", "yes"), tiny.record(names, "<image>" * 3, "yes")]
     path.write_text(json.dumps(records(path) + more), encoding="utf-8")
     return path
@@ -79,8 +79,8 @@ def added_tokens(model_dir: Path) -> list[dict[str, Any]]:
     return json.loads((model_dir / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
 
 
-def test_sizes_are_given_as_the_picture_is_seen(tmp_path: Path, model_dir: Path) -> None:
-    tiny.write_picture(tmp_path / "a.png", 300, 440)
+def test_sizes_are_given_as_the_image_is_seen(tmp_path: Path, model_dir: Path) -> None:
+    tiny.write_image(tmp_path / "a.png", 300, 440)
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps(tiny.record(["a.png"], "<image>?", "yes")))
     (line,) = lines(encode(data, "--model", model_dir).stdout)
@@ -144,7 +144,7 @@ def test_pixels_are_stored_for_each_accepted_sample(mixed: Path, model_dir: Path
                 assert -3 < values.min() < values.max() < 3
 
 
-def test_a_picture_that_does_not_decode_rejects_its_sample(data: Path, model_dir: Path, tmp_path: Path) -> None:
+def test_an_image_that_does_not_decode_rejects_its_sample(data: Path, model_dir: Path, tmp_path: Path) -> None:
     found = records(data)
     number, name = next((n, record["images"][0]) for n, record in enumerate(found, 1) if record["images"])
     content = bytearray((tmp_path / name).read_bytes())

@@ -67,13 +67,13 @@ def test_the_prompt_holds_the_history_and_not_the_last_answer(run_file: Path) ->
     assert template.tokenizer.decode(prompt.ids.tolist(), skip_special_tokens=False).endswith("<|im_start|>assistant\n")
 
 
-def test_a_picture_that_broke_since_it_was_indexed_ends_the_evaluation(small_model_dir: Path, run_file: Path) -> None:
+def test_an_image_that_broke_since_it_was_indexed_ends_the_evaluation(small_model_dir: Path, run_file: Path) -> None:
     settings = load(run_file)
     prepared = prepare(settings, ("eval",), console.console())
-    picture = sorted((run_file.parent / "images").iterdir())[0]
-    picture.unlink()
+    image = sorted((run_file.parent / "images").iterdir())[0]
+    image.unlink()
     model = AutoModelForImageTextToText.from_pretrained(small_model_dir)
-    with pytest.raises(DataError, match=picture.name):
+    with pytest.raises(DataError, match=image.name):
         predict(settings, prepared, model, console.console())
 
 

@@ -56,12 +56,12 @@ def say(folder, pieces, paths):
         content += [{"type": "image"}] * bool(number) + [{"type": "text", "text": piece}] * bool(piece)
     turns = [{"role": "user", "content": content}]
     text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    pictures = processor(images=[Image.open(path).convert("RGB") for path in paths], return_tensors="pt")
-    for grid in pictures["image_grid_thw"]:
+    images = processor(images=[Image.open(path).convert("RGB") for path in paths], return_tensors="pt")
+    for grid in images["image_grid_thw"]:
         text = text.replace("<|image_pad|>", "<|pad|>" * int(grid.prod() // 4), 1)
     ids = tokenizer(text.replace("<|pad|>", "<|image_pad|>"), return_tensors="pt")
     types = (ids["input_ids"] == model.config.image_token_id).int()
-    inputs = {**ids, **pictures, "mm_token_type_ids": types}
+    inputs = {**ids, **images, "mm_token_type_ids": types}
     with torch.inference_mode():
         logits = model(**inputs).logits[0, -1].float()
         written = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, ids["input_ids"].shape[1]:]
@@ -282,7 +282,7 @@ def test_tensors_that_are_missing_or_of_another_kind_fail_the_check(
 @pytest.mark.parametrize(
     ("name", "edit", "message"),
     [
-        ("preprocessor_config.json", lambda text: text.replace("6400", "7056"), "pictures are cut otherwise"),
+        ("preprocessor_config.json", lambda text: text.replace("6400", "7056"), "images are cut otherwise"),
         ("preprocessor_config.json", lambda text: text.replace("0.48145466", "0.5"), "normalised otherwise"),
         ("tokenizer.json", lambda text: text.replace("\n", "\n ", 1), "tokenizer or the chat template"),
         ("chat_template.jinja", lambda text: text.replace("helpful", "hopeful"), "tokenizer or the chat template"),
@@ -421,14 +421,14 @@ def test_the_card_holds_the_numbers_of_the_run(exported: dict[str, Exported]) ->
     most = max(int(split.image_counts.max()) for split in item.run.corpora.values())
     assert f"--max-model-len {longest + 8}\n" in text
     assert f'--limit-mm-per-prompt \'{{"image": {most}, "video": 0}}\'' in text
-    assert "(3,136 to 6,400 px per picture)" in text
+    assert "(3,136 to 6,400 px per image)" in text
     assert text.rstrip().endswith("```")
     assert yaml.safe_load(text.rpartition("```yaml\n")[2].rstrip("`\n")) == yaml.safe_load(
         (item.final / "run.yaml").read_text()
     )
 
 
-def test_a_server_is_given_room_for_pictures_that_only_training_made_smaller(exported: dict[str, Exported]) -> None:
+def test_a_server_is_given_room_for_images_that_only_training_made_smaller(exported: dict[str, Exported]) -> None:
     run = exported["full"].run
     options = {"new_tokens": 10}
     plain = serving.demands(

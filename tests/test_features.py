@@ -294,7 +294,7 @@ def test_a_changed_image_is_made_anew(
     picture = sorted((tmp_path / "images").glob("train-*"))[0]
     with Image.open(picture) as image:
         height, width = image.height, image.width
-    tiny.write_picture(picture, height, width, seed=99)
+    tiny.write_image(picture, height, width, seed=99)
     after = run(path)
     assert losses(after) != before
     assert losses(after) == elsewhere(path)

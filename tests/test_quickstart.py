@@ -1,4 +1,4 @@
-"""The quickstart's data asks what its pictures can answer, and its tiny model is a plain Qwen2-VL folder."""
+"""The quickstart's data asks what its images can answer, and its tiny model is a plain Qwen2-VL folder."""
 
 import json
 import re
@@ -81,7 +81,7 @@ def test_no_scan_is_both_trained_on_and_held_out(files: DatasetFiles) -> None:
         assert {_scan(image) for image in images} <= allowed
 
 
-def test_the_base_is_tested_on_pictures_split_by_the_same_scans(tmp_path: Path) -> None:
+def test_the_base_is_tested_on_images_split_by_the_same_scans(tmp_path: Path) -> None:
     files = write_base_dataset(tmp_path, train_samples=0, test_samples=20, seed=3)
     held_out = {scan.number for scan in split_scans()[1]}
     for record in json.loads(files.test.read_text("utf-8")):
@@ -90,7 +90,7 @@ def test_the_base_is_tested_on_pictures_split_by_the_same_scans(tmp_path: Path) 
         assert _turns(record)[0][1] == str(_digits(record)[0])
 
 
-def test_the_base_is_trained_on_one_picture_or_none(tmp_path: Path) -> None:
+def test_the_base_is_trained_on_one_image_or_none(tmp_path: Path) -> None:
     files = write_base_dataset(tmp_path, train_samples=60, test_samples=0, seed=3)
     records = json.loads(files.train.read_text("utf-8"))
     assert {len(record["images"]) for record in records} == {0, 1}
@@ -107,7 +107,7 @@ def test_a_seed_gives_the_same_files_and_another_seed_others(files: DatasetFiles
     assert other.train.read_bytes() != files.train.read_bytes()
 
 
-def test_every_mark_has_a_picture_and_every_record_the_documented_shape(
+def test_every_mark_has_a_image_and_every_record_the_documented_shape(
     files: DatasetFiles, records: list[Record]
 ) -> None:
     for record in records:
@@ -121,7 +121,7 @@ def test_every_mark_has_a_picture_and_every_record_the_documented_shape(
     assert len({record["id"] for record in records}) == len(records)
 
 
-def test_every_task_comes_in_both_languages_and_in_one_to_five_pictures(records: list[Record]) -> None:
+def test_every_task_comes_in_both_languages_and_in_one_to_five_images(records: list[Record]) -> None:
     languages = defaultdict(set)
     for record in records:
         languages[record["task"]].add(bool(re.search("[一-鿿]", record["conversations"][0]["value"])))
@@ -151,7 +151,7 @@ def test_the_packaged_base_is_a_small_model_folder_and_the_run_file_is_known(tmp
     assert all(Path(str(source.path)).exists() for source in (*settings.data.train, *settings.data.eval))
 
 
-def test_pictures_are_png_and_jpeg_of_varied_size_and_colour(files: DatasetFiles) -> None:
+def test_images_are_png_and_jpeg_of_varied_size_and_colour(files: DatasetFiles) -> None:
     formats, sizes, corners = set(), set(), set()
     for path in sorted((files.folder / "images" / "test").iterdir()):
         with Image.open(path) as picture:
@@ -179,7 +179,7 @@ def test_a_comparison_reads_both_digits_and_names_the_larger(records: list[Recor
         assert named == ([] if first == second else ["A"] if first > second else ["B"])
 
 
-def test_views_are_different_pictures_of_one_scan(records: list[Record]) -> None:
+def test_views_are_different_images_of_one_scan(records: list[Record]) -> None:
     for record in _of_task(records, "views"):
         assert len({_scan(image) for image in record["images"]}) == 1
         assert len(set(record["images"])) == len(record["images"])
@@ -200,7 +200,7 @@ def test_a_series_rises_or_falls_or_goes_on_as_the_answer_says(records: list[Rec
             assert digits == sorted(digits, reverse=not rises)
 
 
-def test_interleaved_answers_name_the_picture_that_was_asked_for(records: list[Record]) -> None:
+def test_interleaved_answers_name_the_image_that_was_asked_for(records: list[Record]) -> None:
     for record in _of_task(records, "interleaved"):
         digits = _digits(record)
         for position, (question, answer) in enumerate(_turns(record)):

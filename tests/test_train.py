@@ -47,8 +47,8 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
     return load_file(path)
 
 
-def last_picture(data: Path, settings_path: Path) -> tuple[Path, str]:
-    """A picture of a sample in the last rows of the plan, and the sample's origin."""
+def last_image(data: Path, settings_path: Path) -> tuple[Path, str]:
+    """An image of a sample in the last rows of the plan, and the sample's origin."""
     settings = load(settings_path)
     prepared = prepare(settings, ("train",), console.console())
     from triptych.planning.plan import make_plan
@@ -58,7 +58,7 @@ def last_picture(data: Path, settings_path: Path) -> tuple[Path, str]:
     for index in plan.samples[::-1].tolist():
         if corpus.images(index):
             return data.parent / corpus.images(index)[0].name, str(corpus.origin(index))
-    raise AssertionError("no sample has a picture")
+    raise AssertionError("no sample has an image")
 
 
 def test_four_rows_accumulated_are_one_row_of_four(small_model_dir: Path, tmp_path: Path) -> None:
@@ -85,20 +85,20 @@ def test_stopped_and_resumed_is_never_stopped(
     options = ("batch.samples=2",)
     whole = run(path, *options, f"output={tmp_path / 'whole'}")
 
-    picture, origin = last_picture(data, path)
+    image, origin = last_image(data, path)
     settings = load(path, (*options, f"output={tmp_path / 'stopped'}"))
     prepared = prepare(settings, ("train",), console.console())
-    shutil.move(picture, tmp_path / "gone")  # after the check, before its turn
+    shutil.move(image, tmp_path / "gone")  # after the check, before its turn
     with pytest.raises(DataError) as error:
         train(settings, prepared, console.console())
     assert origin in str(error.value)
-    assert str(picture) in str(error.value)
+    assert str(image) in str(error.value)
     checkpoint = latest_checkpoint(tmp_path / "stopped")
     assert checkpoint is not None
     assert not (tmp_path / "stopped" / "final").exists()
     assert (checkpoint / "optimizer.pt").exists()
 
-    shutil.move(tmp_path / "gone", picture)
+    shutil.move(tmp_path / "gone", image)
     resumed = run(path, *options, f"output={tmp_path / 'stopped'}", resume=True)
     assert losses(resumed) == losses(whole), "float equality, step by step"
     left, right = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
@@ -136,10 +136,10 @@ def test_a_file_lost_during_training_is_skipped_and_reported(
     data = tiny.write_dataset(tmp_path, 8)
     options = {"on_error": "skip", "workers": workers}
     path = tiny.write_run(tmp_path, small_model_dir, data, data=options, batch={"samples": 2})
-    picture, origin = last_picture(data, path)
+    image, origin = last_image(data, path)
     settings = load(path)
     prepared = prepare(settings, ("train",), console.console())
-    picture.unlink()
+    image.unlink()
     train(settings, prepared, console.console())
     output = Path(settings.output)
     assert len(losses(log(output))) == 4, "all steps were taken"
@@ -155,8 +155,8 @@ def test_a_row_whose_only_sample_is_lost_does_not_stop_training(small_model_dir:
     path = tiny.write_run(tmp_path, small_model_dir, data, data={"on_error": "skip"}, batch={"samples": 1})
     settings = load(path)
     prepared = prepare(settings, ("train",), console.console())
-    picture, _ = last_picture(data, path)
-    picture.unlink()
+    image, _ = last_image(data, path)
+    image.unlink()
     train(settings, prepared, console.console())
     found = losses(log(Path(settings.output)))
     assert len(found) == 4
@@ -180,8 +180,8 @@ def test_skipping_trains_on_exactly_the_good_records(small_model_dir: Path, tmp_
         prepare(load(path, ["data.on_error=stop"]), ("train",), console.console())
 
 
-def test_twelve_large_pictures_shrink_into_the_budget_and_train(model_dir: Path, tmp_path: Path) -> None:
-    images = [str(tiny.write_picture(tmp_path / f"{n}.jpg", 900 + 40 * n, 1200, seed=n)) for n in range(12)]
+def test_twelve_large_images_shrink_into_the_budget_and_train(model_dir: Path, tmp_path: Path) -> None:
+    images = [str(tiny.write_image(tmp_path / f"{n}.jpg", 900 + 40 * n, 1200, seed=n)) for n in range(12)]
     data = tmp_path / "twelve.json"
     data.write_text(json.dumps([tiny.record(images, "<image>" * 12 + "Which differs?", "The third.")]))
     path = tiny.write_run(tmp_path, model_dir, data, data={"max_tokens": 2048})

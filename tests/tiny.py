@@ -13,7 +13,7 @@ from PIL import Image
 import families
 
 WORDS = (
-    "Compare the left picture with the right one.",
+    "Compare the left image with the right one.",
     "Which digit is larger?",
     "The second shows a cat, the first a dog.",
     "请比较这两张图片。",
@@ -52,7 +52,7 @@ def write_model(
     return folder
 
 
-def picture(height: int, width: int, *, mode: str = "RGB", seed: int = 0) -> Image.Image:
+def image(height: int, width: int, *, mode: str = "RGB", seed: int = 0) -> Image.Image:
     """Smooth colour with some noise: compresses like a photo, and every pixel matters."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:height, 0:width]
@@ -61,10 +61,10 @@ def picture(height: int, width: int, *, mode: str = "RGB", seed: int = 0) -> Ima
     return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert(mode)
 
 
-def write_picture(path: Path, height: int, width: int, *, seed: int = 0) -> Path:
-    """Write a picture in the format that the suffix names."""
+def write_image(path: Path, height: int, width: int, *, seed: int = 0) -> Path:
+    """Write an image in the format that the suffix names."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture(height, width, seed=seed).save(path)
+    image(height, width, seed=seed).save(path)
     return path
 
 
@@ -75,7 +75,7 @@ def record(images: Sequence[str], question: str, answer: str, **extra: Any) -> d
 
 
 def write_dataset(folder: Path, samples: int, *, seed: int = 0, max_images: int = 4, name: str = "train.json") -> Path:
-    """``samples`` good records with 0 to ``max_images`` pictures each, some of two exchanges, in two languages."""
+    """``samples`` good records with 0 to ``max_images`` images each, some of two exchanges, in two languages."""
     random = np.random.default_rng(seed)
     records = []
     for number in range(samples):
@@ -85,7 +85,7 @@ def write_dataset(folder: Path, samples: int, *, seed: int = 0, max_images: int 
             height, width = (int(side) for side in random.integers(40, 130, 2))
             suffix = "jpg" if place % 2 else "png"
             path = folder / "images" / f"{Path(name).stem}-{number}-{place}.{suffix}"
-            images.append(str(write_picture(path, height, width, seed=number * 10 + place).relative_to(folder)))
+            images.append(str(write_image(path, height, width, seed=number * 10 + place).relative_to(folder)))
         words = " ".join(random.choice(WORDS, int(random.integers(1, 4))))
         item = record(images, "<image>" * count + words, str(random.choice(ANSWERS)), task=f"task-{number % 2}")
         if number % 3 == 0:

@@ -1,4 +1,4 @@
-"""Store scikit-learn's copy of the UCI handwritten digits as one small grey picture and a text file.
+"""Store scikit-learn's copy of the UCI handwritten digits as one small grey image and a text file.
 
     python tools/make_digits_sheet.py src/triptych/assets/digits
 

@@ -1,6 +1,6 @@
-"""Train the base model of the quickstart: it names the digit of one picture. Run by `make tiny-base`.
+"""Train the base model of the quickstart: it names the digit of one image. Run by `make tiny-base`.
 
-Writes single pictures of the training scans and text exercises, trains the random tiny model on them with
+Writes single images of the training scans and text exercises, trains the random tiny model on them with
 `examples/tiny_base.yaml` through `triptych train`, and puts the result, in bfloat16, into the package.
 """
 

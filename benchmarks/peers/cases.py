@@ -18,7 +18,7 @@ from settings import Variant
 DRIVERS = Path(__file__).parent / "drivers"
 MAX_TOKENS = 4096
 SPEC, SMALL = 262_144, 50_176
-"""Pixels per picture: what the peers were first measured with, and about a fifth of it."""
+"""Pixels per image: what the peers were first measured with, and about a fifth of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Case:
     samples: int
     """Of one epoch"""
     files: int = 400
-    """Pictures in the pool"""
+    """Images in the pool"""
     steps: int = 1
     """Optimizer steps that every tool takes; the first one is not timed"""
     whole_epoch: bool = False
@@ -43,7 +43,7 @@ class Case:
 CASES = {
     case.name: case
     for case in (
-        # The work of 1,000 samples over 400 files in miniature: every picture is shown as often in an epoch.
+        # The work of 1,000 samples over 400 files in miniature: every image is shown as often in an epoch.
         Case("tiny-spec", "tiny", SPEC, samples=12, files=5, steps=3),
         Case("tiny-small", "tiny", SMALL, samples=24, files=10, steps=6),
         Case("proportioned", "proportioned", SPEC, samples=16, files=6, steps=4, whole_epoch=True),

@@ -16,12 +16,12 @@ four samples per optimizer step, at most 4,096 tokens per sample. All tools trai
 
     start, steps   how many times as fast Triptych is by its defaults, until the first step and after it
 
-The cases of training are the first epoch of the work in miniature: few samples over so few files that every picture is
+The cases of training are the first epoch of the work in miniature: few samples over so few files that every image is
 shown as often as where 1,000 samples share 400. In `proportioned` the whole epoch is timed, the first step as well,
 since there Triptych fills its feature cache.
 
 Every finished run is appended to WORK/runs.jsonl; --continue takes up a comparison that was interrupted.
-A tool that did not train on the same targets and pictures in the same step is named under the table.
+A tool that did not train on the same targets and images in the same step is named under the table.
 Result: one line of benchmarks/results/peers.jsonl with all runs, medians over the rounds and ratios within a round.
 """
 

@@ -14,7 +14,7 @@ PEERS: dict[str, tuple[str, ...]] = {
 }
 """The newest transformers that each takes."""
 NEEDED = ("peft", "pillow", "datasets", "qwen-vl-utils")
-"""What not all of them bring; ms-swift decodes pictures with the last one."""
+"""What not all of them bring; ms-swift decodes images with the last one."""
 
 VERSIONS = """
 from importlib.metadata import distributions

@@ -28,13 +28,13 @@ MIN_PIXELS = 56 * 56
 
 
 def write_model(folder: Path, name: str, tokenizer_folder: Path, max_pixels: int) -> None:
-    """Write the model ``name`` into ``folder``, its processor limited to ``max_pixels`` per picture.
+    """Write the model ``name`` into ``folder``, its processor limited to ``max_pixels`` per image.
 
     Args:
         folder: to write to; one that is there is kept.
         name: ``tiny`` or ``proportioned``.
         tokenizer_folder: Qwen2-VL's tokenizer, for ``tiny``.
-        max_pixels: largest area of a resized picture, px.
+        max_pixels: largest area of a resized image, px.
     """
     if folder.exists():
         return

@@ -26,12 +26,12 @@ Record = dict[str, Any]
 
 
 def write_data(work: Path, samples: int, files: int) -> dict[str, Path]:
-    """The file of each tool over the first ``files`` pictures of the pool in ``work/images``; what is there is kept.
+    """The file of each tool over the first ``files`` images of the pool in ``work/images``; what is there is kept.
 
     Args:
         work: folder of the comparison.
         samples: records of an epoch.
-        files: pictures that they are drawn from.
+        files: images that they are drawn from.
     """
     folder = work / "data" / f"{samples}-over-{files}"
     paths = {tool: folder / f"{tool}.jsonl" for tool in TOOLS}

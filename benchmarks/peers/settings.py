@@ -16,7 +16,7 @@ for data: 0.2 to 0.4 s. All three recompute activations unless told not to. What
                    share its rows. Sample by sample it averages over samples instead of tokens. Its fused losses need
                    Triton
     TRL            computes the head in chunks of the vocabulary by default, but at every position where there is no
-                   Triton; packing and padding-free are refused for pictures
+                   Triton; packing and padding-free are refused for images
     ms-swift       computes the head from the first target on by default, and only at targets if the batch is one sample
                    (`use_logits_to_keep`); packing and padding-free are refused without flash attention
 

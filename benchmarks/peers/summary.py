@@ -97,7 +97,7 @@ def _ratios(ours: Measures, theirs: Measures) -> Measures:
 def disagreements(runs: Sequence[Run]) -> list[str]:
     """Where a tool did not train on the samples that Triptych took in the same step.
 
-    Targets and pictures must be as many; tokens may differ by ``TOKENS_APART``, since tools round the sizes of pictures
+    Targets and images must be as many; tokens may differ by ``TOKENS_APART``, since tools round the sizes of images
     differently.
     """
     good = [run for run in runs if "error" not in run and run["variant"] not in OWN_ROWS]

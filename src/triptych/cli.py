@@ -190,7 +190,7 @@ def evaluate(
         Path | None, typer.Option(help="Model folder to evaluate; default: the run's final model.")
     ] = None,
 ) -> None:
-    """Answer the held-out samples; print exact match per task; write predictions.jsonl and a page with the pictures."""
+    """Answer the held-out samples; print exact match per task; write predictions.jsonl and a page with the images."""
     from triptych.api.training import model_to_evaluate
     from triptych.run import console, run_file
     from triptych.run.prepare import prepare
@@ -233,7 +233,7 @@ def export(
 @app.command()
 def chat(
     model: Annotated[str, typer.Argument(metavar="DIR", help="Exported folder, checkpoint, or any model.")],
-    image: Annotated[list[str] | None, typer.Option(help="Picture of the first message; repeat for several.")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="Image of the first message; repeat for several.")] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer; default: the run's eval.max_new_tokens, else 512.")
     ] = None,
@@ -242,7 +242,7 @@ def chat(
         bool | None, typer.Option("--thinking/--no-thinking", help="Where the model's template leaves a choice.")
     ] = None,
 ) -> None:
-    """Talk with a model about several pictures: answers on standard output, everything else on standard error."""
+    """Talk with a model about several images: answers on standard output, everything else on standard error."""
     from triptych.commands.chat import chat as run_chat
 
     raise typer.Exit(

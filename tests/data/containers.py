@@ -1,4 +1,4 @@
-"""The same samples in every container: written once as JSON and picture files, then as whatever a test asks for."""
+"""The same samples in every container: written once as JSON and image files, then as whatever a test asks for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from triptych.text.layout import Budget
 
 @dataclass
 class Samples:
-    """A dozen samples with 0 to 3 pictures each, as JSON beside their pictures."""
+    """A dozen samples with 0 to 3 images each, as JSON beside their images."""
 
     path: Path
     reading: Reading
@@ -32,7 +32,7 @@ class Samples:
         return self.path.parent
 
     def content(self, name: str) -> bytes:
-        """The bytes of a picture."""
+        """The bytes of an image."""
         return (self.folder / name).read_bytes()
 
     def load(self, cache: Path, *paths: Path, **source: Any) -> tuple[Corpus, Census]:
@@ -41,7 +41,7 @@ class Samples:
         return load_or_build([named], self.reading, cache, LocalEngine(1))
 
     def check_equal(self, cache: Path, *paths: Path, only: list[int] | None = None, **source: Any) -> Corpus:
-        """That other files hold these samples (or ``only`` some): ids, layouts, pictures, read in any order."""
+        """That other files hold these samples (or ``only`` some): ids, layouts, images, read in any order."""
         expected, _ = self.load(cache, self.path)
         found, census = self.load(cache, *paths, **source)
         chosen = list(range(len(self.records))) if only is None else only

@@ -30,13 +30,13 @@ def costs_of(lengths: Lengths) -> NDArray[np.int64]:
 
 
 def drawn_lengths(samples: int, seed: int = 0, longest: int = 4000) -> Lengths:
-    """Log-normal texts, some pictures: few samples are many times as large as most."""
+    """Log-normal texts, some images: few samples are many times as large as most."""
     random = np.random.default_rng(seed)
     text = random.lognormal(5, 1, samples).astype(np.int64) + 10
-    pictures = (random.lognormal(5.5, 0.8, samples) * random.integers(0, 5, samples)).astype(np.int64)
+    images = (random.lognormal(5.5, 0.8, samples) * random.integers(0, 5, samples)).astype(np.int64)
     text = np.minimum(text, longest)
-    pictures = np.minimum(pictures, longest - text)
-    return Lengths(text + pictures, 4 * pictures)
+    images = np.minimum(images, longest - text)
+    return Lengths(text + images, 4 * images)
 
 
 def step_samples(plan: Plan, rows_per_step: int) -> list[list[int]]:

@@ -18,7 +18,7 @@ import tiny
 from triptych.images.size_cache import FILE
 
 SAMPLES = 300
-PICTURES = 400
+IMAGES = 400
 KILLS = 20
 
 BUILD = """
@@ -50,18 +50,18 @@ if __name__ == "__main__":  # its workers import only what they need
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two data files over the same pictures, some of which are missing or broken."""
+    """Two data files over the same images, some of which are missing or broken."""
     folder = tmp_path_factory.mktemp("builds")
-    pictures = [tiny.picture(40 + 3 * number, 60, seed=number) for number in range(20)]
-    for number in range(PICTURES):
+    pictures = [tiny.image(40 + 3 * number, 60, seed=number) for number in range(20)]
+    for number in range(IMAGES):
         pictures[number % len(pictures)].save(folder / f"{number}.{'jpg' if number % 2 else 'png'}")
-    (folder / "7.jpg").write_text("not a picture")
+    (folder / "7.jpg").write_text("not an image")
     (folder / "8.png").unlink()
     chance = random.Random(0)
     for name in ("one.json", "two.jsonl"):
         records: list[Any] = []
         for number in range(SAMPLES):
-            chosen = [chance.randrange(PICTURES) for _ in range(chance.randrange(4))]
+            chosen = [chance.randrange(IMAGES) for _ in range(chance.randrange(4))]
             names = [f"{place}.{'jpg' if place % 2 else 'png'}" for place in chosen]
             records.append(tiny.record(names, "<image>" * len(names) + tiny.WORDS[number % 8] * 3, "yes"))
         records[100] = {"messages": 5}

@@ -99,9 +99,9 @@ def test_the_kth_mark_in_reading_order_is_the_kth_image(questions: list[list[str
 
 
 def test_a_mark_inside_a_text_part_is_text() -> None:
-    conversation = read(openai([text("what does <image> mean?")], [text("a picture: <image>")]))
+    conversation = read(openai([text("what does <image> mean?")], [text("an image: <image>")]))
     assert conversation.images == ()
-    assert [turn.parts for turn in conversation.turns] == [("what does <image> mean?",), ("a picture: <image>",)]
+    assert [turn.parts for turn in conversation.turns] == [("what does <image> mean?",), ("an image: <image>",)]
 
 
 def test_a_system_prompt_may_stand_beside_the_conversation() -> None:
@@ -127,10 +127,10 @@ def test_only_answers_are_targets_and_loss_false_turns_one_off() -> None:
 def test_other_names_of_keys_and_roles_are_mapped() -> None:
     data = {
         "dialog": [{"speaker": "U", "text": "<image>?"}, {"speaker": "A", "text": "yes"}],
-        "pictures": ["a.jpg"],
+        "images": ["a.jpg"],
         "task": "t",
     }
-    columns = {"conversations": "dialog", "images": "pictures"}
+    columns = {"conversations": "dialog", "images": "images"}
     tags = {"role": "speaker", "content": "text", "user": "U", "assistant": "A"}
     conversation = read(data, columns=columns, tags=tags)
     assert [turn.role for turn in conversation.turns] == ["user", "assistant"]

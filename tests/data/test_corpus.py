@@ -44,7 +44,7 @@ class Run:
 @pytest.fixture
 def run(tmp_path: Path, model_dir: Path) -> Run:
     data = tiny.write_dataset(tmp_path, SAMPLES - 2)
-    tiny.write_picture(tmp_path / "large.png", 500, 500)
+    tiny.write_image(tmp_path / "large.png", 500, 500)
     more = [tiny.record([], "hi", "yes"), tiny.record(["large.png"], "<image>?", "yes", task="t")]
     rewrite(data, lambda records: records.extend(more))
     files = read_model_files(str(model_dir))
@@ -117,7 +117,7 @@ def test_the_corpus_gives_back_what_each_record_alone_gives(run: Run) -> None:
         assert corpus.lengths.patches[index] == layout.grids.prod(axis=1).sum()
         assert corpus.supervised[index] == layout.supervised.sum()
         assert corpus.image_counts[index] == len(sizes)
-    assert {0, 1, 2} <= set(corpus.image_counts.tolist()), "one without a picture among them"
+    assert {0, 1, 2} <= set(corpus.image_counts.tolist()), "one without an image among them"
     assert census == Census(samples=SAMPLES, ok=SAMPLES, shrunk=shrunk)
     assert shrunk
     assert corpus.geometry == geometry
@@ -139,7 +139,7 @@ def test_what_is_over_a_budget_meets_its_rule(run: Run, rule: Any) -> None:
 
 def test_nothing_is_read_again_while_nothing_changes(run: Run, measured: list[str], tokenized: list[int]) -> None:
     first, census = run.load()
-    assert (len(measured), sum(tokenized)) == (len(set(measured)), SAMPLES), "each picture was measured once"
+    assert (len(measured), sum(tokenized)) == (len(set(measured)), SAMPLES), "each image was measured once"
     measured.clear()
     tokenized.clear()
     again, same_census = run.load()
@@ -159,7 +159,7 @@ def touch_data(run: Run) -> None:
 def change_image(run: Run) -> None:
     corpus, _ = run.load()
     found = next(image for index in range(SAMPLES) for image in corpus.images(index))
-    tiny.write_picture(Path(found.location), 300, 200)
+    tiny.write_image(Path(found.location), 300, 200)
 
 
 def touch_image(run: Run) -> None:
@@ -201,13 +201,13 @@ def add_file(run: Run) -> None:
     run.source = replace(run.source, path=(run.source.path, str(more)))
 
 
-# change -> whether records are read again, how many pictures are measured again
+# change -> whether records are read again, how many images are measured again
 TEXT = {change_data: 0, touch_data: 0, change_tokenizer: 0, confine: 0, rename_columns: 0, add_file: 3}
 LIMITS = {limit_image: 0, limit_sample: 0, share_images: 0, change_rule: 0}
-PICTURES = {change_image: 1, touch_image: 1}
+IMAGES = {change_image: 1, touch_image: 1}
 
 
-@pytest.mark.parametrize("change", [*TEXT, *LIMITS, *PICTURES], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("change", [*TEXT, *LIMITS, *IMAGES], ids=lambda change: change.__name__)
 def test_a_change_costs_what_depends_on_it_and_no_more(
     run: Run, measured: list[str], tokenized: list[int], change: Callable[[Run], None]
 ) -> None:
@@ -218,7 +218,7 @@ def test_a_change_costs_what_depends_on_it_and_no_more(
     corpus, census = run.load()
     assert bool(tokenized) == (change in TEXT)
     assert change is not add_file or tokenized == [2], "only the new file is read"
-    again = {**TEXT, **LIMITS, **PICTURES}[change]
+    again = {**TEXT, **LIMITS, **IMAGES}[change]
     assert len(measured) == again
     fresh = replace(run, folder=run.folder.parent / "fresh").load()
     assert census == fresh[1]
@@ -242,13 +242,13 @@ def test_a_mended_image_is_noticed_though_the_data_file_is_the_same(run: Run, me
     folder = Path(run.source.path).parent
     rewrite(Path(run.source.path), lambda records: records.append(tiny.record(["new.png"], "<image>?", "yes")))
     if defect == "text":
-        (folder / "new.png").write_text("not a picture")
+        (folder / "new.png").write_text("not an image")
     _, census = run.load()
     assert len(census.problems) == 1
     opened = len(measured)
     assert run.load()[1] == census
     assert measured[opened:] == (["new.png"] if defect == "missing" else []), "a file that is there is not tried again"
-    tiny.write_picture(folder / "new.png", 60, 60)
+    tiny.write_image(folder / "new.png", 60, 60)
     corpus, census = run.load()
     assert (census.problems, len(corpus)) == ([], SAMPLES + 1)
 
@@ -314,7 +314,7 @@ def test_the_header_cache_serves_all_runs(run: Run, measured: list[str]) -> None
     measured.clear()
     folder = Path(run.source.path).parent
     other = folder / "other.json"
-    other.write_text(json.dumps([tiny.record(["large.png"], "<image>What?", "A picture.")]), encoding="utf-8")
+    other.write_text(json.dumps([tiny.record(["large.png"], "<image>What?", "An image.")]), encoding="utf-8")
     corpus, _ = load_or_build([Source(str(other))], replace(run.reading, identity="another model"), run.folder)
     assert (len(corpus), measured) == (1, [])
 
@@ -347,7 +347,7 @@ def test_the_same_files_named_from_another_folder_share_everything(
     assert all(os.path.isabs(image.location) for index in range(SAMPLES) for image in corpus.images(index))
 
 
-def test_a_picture_of_two_data_files_is_measured_once(run: Run, measured: list[str]) -> None:
+def test_an_image_of_two_data_files_is_measured_once(run: Run, measured: list[str]) -> None:
     folder = Path(run.source.path).parent
     copy = folder / "copy.json"
     copy.write_bytes(Path(run.source.path).read_bytes())

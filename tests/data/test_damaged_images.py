@@ -62,7 +62,7 @@ def good_files(chance: random.Random) -> list[bytes]:
     for form, mode, options in SAVES:
         for seed in range(2):
             buffer = io.BytesIO()
-            picture = tiny.picture(chance.randrange(40, 130), chance.randrange(40, 130), seed=seed)
+            picture = tiny.image(chance.randrange(40, 130), chance.randrange(40, 130), seed=seed)
             picture.convert(mode).save(buffer, form, **options)
             result.append(buffer.getvalue())
     return result
@@ -87,7 +87,7 @@ def bomb(chance: random.Random) -> bytes:
             return b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\x02L\x01\0;"
         case "JPEG":
             buffer = io.BytesIO()
-            tiny.picture(40, 40).save(buffer, "JPEG")
+            tiny.image(40, 40).save(buffer, "JPEG")
             content = bytearray(buffer.getvalue())
             place = content.index(b"\xff\xc0") + 5
             content[place : place + 4] = struct.pack(">HH", 65_500, 65_500)
@@ -156,7 +156,7 @@ def judge(path: Path, kind: str) -> Damaged:
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> list[Damaged]:
-    """The files; each is the picture of one record of ``data.jsonl`` beside them, in the same order."""
+    """The files; each is the image of one record of ``data.jsonl`` beside them, in the same order."""
     folder = tmp_path_factory.mktemp("damaged")
     chance = random.Random(0)
     good = good_files(chance)

@@ -143,14 +143,14 @@ def test_workers_end_when_the_parent_is_killed(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An array and lines with good and bad records over pictures that they share."""
+    """An array and lines with good and bad records over images that they share."""
     folder = tmp_path_factory.mktemp("engine")
     array = tiny.write_dataset(folder, 60)
     lines = array.read_text(encoding="utf-8").replace('}, {"conv', '}\n{"conv').strip("[]")
     assert lines.count("\n") == 59
     lines = lines.replace("\n", "\n\n{broken\n[1]\n", 3) + '\n{"messages": [5]}'
     (folder / "lines.jsonl").write_text(lines, encoding="utf-8")
-    (folder / "images" / "train-7-0.png").write_text("not a picture")
+    (folder / "images" / "train-7-0.png").write_text("not an image")
     return folder
 
 

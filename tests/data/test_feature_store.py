@@ -20,7 +20,7 @@ SHAPE = FeatureShape(levels=2, hidden=8)
 
 
 def name(number: int) -> bytes:
-    return entry_name(f"/pictures/{number}.jpg", (1000, number), (56, 84))
+    return entry_name(f"/images/{number}.jpg", (1000, number), (56, 84))
 
 
 def values(number: int) -> NDArray[np.uint16]:
@@ -114,7 +114,7 @@ file = FeatureFile(Path(sys.argv[1]))
 for number in itertools.count():
     random = np.random.default_rng(number)
     values = random.integers(0, 2**16, (2, 1 + number % 7, 8), np.uint16)
-    file.add(entry_name(f"/pictures/{number}.jpg", (1000, number), (56, 84)), values)
+    file.add(entry_name(f"/images/{number}.jpg", (1000, number), (56, 84)), values)
 """
 
 

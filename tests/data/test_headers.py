@@ -14,11 +14,11 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 import tiny
-from equivalence import pictures
+from equivalence import image_files
 from triptych.images import measure
 from triptych.images.headers import read_size
 
-HEIGHT, WIDTH = pictures.HEIGHT, pictures.WIDTH
+HEIGHT, WIDTH = image_files.HEIGHT, image_files.WIDTH
 Part = tuple[bytes, bytes]
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -30,7 +30,7 @@ def read(content: bytes) -> tuple[int, int] | None:
 def by_pillow(content: bytes) -> tuple[int, int] | str:
     """(height, width), or why there is none."""
     try:
-        return measure._size_by_pillow(BytesIO(content), "picture", len(content))
+        return measure._size_by_pillow(BytesIO(content), "image", len(content))
     except measure.ImageError as error:
         return error.message
 
@@ -41,7 +41,7 @@ def agrees(content: bytes) -> bool:
     if found is None:
         return False
     assert found == by_pillow(content)
-    with measure.opened(BytesIO(content), "picture") as image:
+    with measure.opened(BytesIO(content), "image") as image:
         assert measure._ends_whole(image.format, BytesIO(content), len(content))
     return True
 
@@ -91,7 +91,7 @@ def jpeg(segments: list[tuple[int, bytes]], rest: bytes) -> bytes:
 
 
 def jpeg_with(*front: tuple[int, bytes], **options: object) -> bytes:
-    segments, rest = jpeg_segments(pictures.saved(pictures.upright(), "JPEG", **options))
+    segments, rest = jpeg_segments(image_files.saved(image_files.upright(), "JPEG", **options))
     return jpeg([*front, *segments], rest)
 
 
@@ -110,15 +110,15 @@ def webp(chunks: list[Part]) -> bytes:
 
 
 def png_with(*front: Part, behind: tuple[Part, ...] = ()) -> bytes:
-    header, *chunks, end = pictures.png_chunks(pictures.saved(pictures.upright(), "PNG"))
-    return pictures.png([header, *front, *chunks, *behind, end])
+    header, *chunks, end = image_files.png_chunks(image_files.saved(image_files.upright(), "PNG"))
+    return image_files.png([header, *front, *chunks, *behind, end])
 
 
 def png_depth(depth: int, colour: int, interlaced: bool) -> bytes:
     """Pillow reads only the header; the pixels are never looked at."""
     header = struct.pack(">LLBBBBB", WIDTH, HEIGHT, depth, colour, 0, 0, interlaced)
     palette = [(b"PLTE", bytes(48))] if colour == 3 else []
-    return pictures.png([(b"IHDR", header), *palette, (b"IDAT", zlib.compress(b"")), (b"IEND", b"")])
+    return image_files.png([(b"IHDR", header), *palette, (b"IDAT", zlib.compress(b"")), (b"IEND", b"")])
 
 
 def photoshop(*items: bytes) -> bytes:
@@ -129,12 +129,12 @@ def photoshop(*items: bytes) -> bytes:
 
 def plain() -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Name -> file of those that people have most."""
-    image = pictures.upright()
+    image = image_files.upright()
     for options in ({}, {"progressive": True}, {"quality": 30, "restart_marker_blocks": 2}, {"comment": b"made so"}):
-        yield f"{options}.jpg", lambda options=options: pictures.saved(image, "JPEG", **options)
+        yield f"{options}.jpg", lambda options=options: image_files.saved(image, "JPEG", **options)
     for mode in ("L", "CMYK"):
-        yield f"{mode}.jpg", lambda mode=mode: pictures.saved(image.convert(mode), "JPEG", icc_profile=PROFILE)
-    yield "16-bit-tables.jpg", lambda: pictures.saved(image, "JPEG", qtables=[[999] * 64] * 2)
+        yield f"{mode}.jpg", lambda mode=mode: image_files.saved(image.convert(mode), "JPEG", icc_profile=PROFILE)
+    yield "16-bit-tables.jpg", lambda: image_files.saved(image, "JPEG", qtables=[[999] * 64] * 2)
     for order in "<>":
         for number in range(1, 9):
             for make in (turned, camera):
@@ -143,7 +143,10 @@ def plain() -> Iterator[tuple[str, Callable[[], bytes]]]:
                 yield f"{name}.png", lambda data=data: png_with((b"eXIf", data))
                 for lossless in (False, True):
                     options = {"exif": data, "lossless": lossless}
-                    yield f"{name}{lossless}.webp", lambda o=options: pictures.saved(pictures.alpha("RGB"), "WEBP", **o)
+                    yield (
+                        f"{name}{lossless}.webp",
+                        lambda o=options: image_files.saved(image_files.alpha("RGB"), "WEBP", **o),
+                    )
     longest = b"\xff\xd9" * 32766
     for marker in (0xE2, 0xE4, 0xEF, 0xFE, 0xED):
         yield f"long-{marker:x}.jpg", lambda m=marker: jpeg_with((m, longest), (m, longest), (m, longest))
@@ -152,7 +155,7 @@ def plain() -> Iterator[tuple[str, Callable[[], bytes]]]:
     yield "photoshop.jpg", lambda: jpeg_with((0xED, photoshop(b"", b"caption", bytes(40))))
     plain_xmp = (0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>" + bytes(9000))
     yield "xmp.jpg", lambda: jpeg_with(plain_xmp)
-    both = (0xE1, b"http://ns.adobe.com/xap/1.0/\0" + pictures.xmp(8).encode())
+    both = (0xE1, b"http://ns.adobe.com/xap/1.0/\0" + image_files.xmp(8).encode())
     yield "exif-and-xmp.jpg", lambda: jpeg_with(both, (0xE1, b"Exif\0\0" + turned(">", 1)))
 
     for colour, depths in {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}.items():
@@ -161,28 +164,28 @@ def plain() -> Iterator[tuple[str, Callable[[], bytes]]]:
     info = PngInfo()
     info.add_text("Software", "a painter")
     info.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta/>")
-    yield "texts.png", lambda: pictures.saved(image, "PNG", pnginfo=info, dpi=(300, 300), icc_profile=PROFILE)
+    yield "texts.png", lambda: image_files.saved(image, "PNG", pnginfo=info, dpi=(300, 300), icc_profile=PROFILE)
     yield "behind.png", lambda: png_with(behind=((b"tEXt", b"date:create\x002026-01-01"), (b"zTXt", b"Comment\0\0x")))
-    yield "many.png", lambda: pictures.saved(tiny.picture(400, 400).resize((900, 500)), "PNG", compress_level=0)
+    yield "many.png", lambda: image_files.saved(tiny.image(400, 400).resize((900, 500)), "PNG", compress_level=0)
 
-    yield "behind.webp", lambda: pictures.saved(image, "WEBP") + b"notes"
-    yield "profile.webp", lambda: pictures.saved(image, "WEBP", icc_profile=PROFILE, xmp=b"<x:xmpmeta/>")
-    yield "alpha.webp", lambda: pictures.saved(pictures.alpha("RGB"), "WEBP", quality=50)
+    yield "behind.webp", lambda: image_files.saved(image, "WEBP") + b"notes"
+    yield "profile.webp", lambda: image_files.saved(image, "WEBP", icc_profile=PROFILE, xmp=b"<x:xmpmeta/>")
+    yield "alpha.webp", lambda: image_files.saved(image_files.alpha("RGB"), "WEBP", quality=50)
 
 
 PLAIN = dict(plain())
 USUAL = [
     name
-    for name in pictures.FILES
+    for name in image_files.FILES
     if name.endswith((".jpg", ".png", ".webp")) and not any(part in name for part in ("xmp", "after", "profile"))
 ]
-"""Of the awkward pictures, those whose orientation stands where most programs write it."""
+"""Of the awkward images, those whose orientation stands where most programs write it."""
 
 
 def odd() -> Iterator[tuple[str, bytes]]:
     """Files that are not judged here, whether Pillow takes them or not."""
-    upright = pictures.upright()
-    rest = jpeg_segments(pictures.saved(upright, "JPEG"))
+    upright = image_files.upright()
+    rest = jpeg_segments(image_files.saved(upright, "JPEG"))
     frame = next(data for marker, data in rest[0] if marker == 0xC0)
 
     def with_frame(marker: int, data: bytes) -> bytes:
@@ -195,45 +198,45 @@ def odd() -> Iterator[tuple[str, bytes]]:
     yield "no-height", with_frame(0xC0, frame[:1] + bytes(2) + frame[3:])
     yield "huge.jpg", with_frame(0xC0, frame[:1] + b"\xff" * 4 + frame[5:])
     yield "no-frame", jpeg([part for part in rest[0] if part[0] != 0xC0], rest[1])
-    yield "mpo", pictures.saved(upright, "MPO", save_all=True, append_images=[upright])
-    yield "xmp.jpg", pictures.FILES["orientation-6-xmp.jpg"]()
+    yield "mpo", image_files.saved(upright, "MPO", save_all=True, append_images=[upright])
+    yield "xmp.jpg", image_files.FILES["orientation-6-xmp.jpg"]()
     yield "two-exifs", jpeg_with(*[(0xE1, b"Exif\0\0" + turned("<", number)) for number in (3, 6)])
     for name, data in odd_exif():
         yield f"{name}.jpg", jpeg_with((0xE1, b"Exif\0\0" + data))
         yield f"{name}.png", png_with((b"eXIf", data))
-        yield f"{name}.webp", pictures.saved(upright, "WEBP", exif=data)
+        yield f"{name}.webp", image_files.saved(upright, "WEBP", exif=data)
     for short in (b"JFIF\0", b"Adobe", b"ICC_PROFILE\0\1"):
         marker = {b"J": 0xE0, b"A": 0xEE, b"I": 0xE2}[short[:1]]
         yield f"short-{marker:x}", jpeg_with((marker, short))
     yield "cut-photoshop", jpeg_with((0xED, b"Photoshop 3.0\x008BIM\4\4"))
     yield "cut-table", jpeg_with((0xDB, bytes(64)))
-    yield "cut.jpg", pictures.saved(upright, "JPEG")[:-2]
+    yield "cut.jpg", image_files.saved(upright, "JPEG")[:-2]
 
     for name in ("exif-after", "xmp-before", "xmp-after", "profile-before", "profile-after"):
-        yield f"{name}.png", pictures.FILES[f"orientation-6-{name}.png"]()
+        yield f"{name}.png", image_files.FILES[f"orientation-6-{name}.png"]()
     yield "text-exif.png", png_with((b"tEXt", b"exif\0" + turned("<", 6)))
-    yield "animated.png", pictures.saved(upright, "PNG", save_all=True, append_images=[upright.rotate(9)])
+    yield "animated.png", image_files.saved(upright, "PNG", save_all=True, append_images=[upright.rotate(9)])
     yield "short-tRNS", png_with((b"tRNS", b"\0"))
     yield "profile-bomb", png_with((b"iCCP", b"p\0\0" + zlib.compress(bytes(3 << 20))))
     yield "3-bit.png", png_depth(3, 0, False)
     yield "16-bit-palette.png", png_depth(16, 3, False)
-    yield "notes.png", pictures.saved(upright, "PNG") + b"notes"
-    between = pictures.png_chunks(pictures.saved(upright, "PNG"))
-    yield "exif-between", pictures.png([*between[:-1], (b"eXIf", turned("<", 6)), (b"IDAT", b""), between[-1]])
-    yield "cut.png", pictures.saved(upright, "PNG")[:-12]
+    yield "notes.png", image_files.saved(upright, "PNG") + b"notes"
+    between = image_files.png_chunks(image_files.saved(upright, "PNG"))
+    yield "exif-between", image_files.png([*between[:-1], (b"eXIf", turned("<", 6)), (b"IDAT", b""), between[-1]])
+    yield "cut.png", image_files.saved(upright, "PNG")[:-12]
 
-    yield "animated.webp", pictures.saved(upright, "WEBP", save_all=True, append_images=[upright.rotate(9)])
-    yield "xmp.webp", pictures.FILES["orientation-6-xmp.webp"]()
-    ((kind, lossy),) = webp_chunks(pictures.saved(upright, "WEBP"))
+    yield "animated.webp", image_files.saved(upright, "WEBP", save_all=True, append_images=[upright.rotate(9)])
+    yield "xmp.webp", image_files.FILES["orientation-6-xmp.webp"]()
+    ((kind, lossy),) = webp_chunks(image_files.saved(upright, "WEBP"))
     for name, start in (("no-key-frame", lossy[0] | 1), ("profile-7", lossy[0] | 14), ("hidden", lossy[0] & ~16)):
         yield name, webp([(kind, bytes([start]) + lossy[1:])])
     yield "no-width.webp", webp([(kind, lossy[:6] + bytes(2) + lossy[8:])])
-    ((kind, lossless),) = webp_chunks(pictures.saved(upright, "WEBP", lossless=True))
+    ((kind, lossless),) = webp_chunks(image_files.saved(upright, "WEBP", lossless=True))
     yield "version-1", webp([(kind, lossless[:4] + bytes([lossless[4] | 32]) + lossless[5:])])
-    yield "cut.webp", pictures.saved(upright, "WEBP")[:-2]
+    yield "cut.webp", image_files.saved(upright, "WEBP")[:-2]
     yield "cut-twice.webp", webp([(kind, lossless)])[:100]
     for name in ("rgb.bmp", "rgb.tiff", "palette.gif"):
-        yield name, pictures.FILES[name]()
+        yield name, image_files.FILES[name]()
     yield "empty", b""
 
 
@@ -261,12 +264,12 @@ def test_a_plain_file_is_measured_as_pillow_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", USUAL)
-def test_usual_pictures_need_no_pillow(name: str) -> None:
-    assert agrees(pictures.FILES[name]()), "left to Pillow"
+def test_usual_images_need_no_pillow(name: str) -> None:
+    assert agrees(image_files.FILES[name]()), "left to Pillow"
 
 
-def test_awkward_pictures_are_measured_as_pillow_does_or_left_to_it() -> None:
-    answers = [agrees(content()) for content in pictures.FILES.values()]
+def test_awkward_images_are_measured_as_pillow_does_or_left_to_it() -> None:
+    answers = [agrees(content()) for content in image_files.FILES.values()]
     assert True in answers
     assert False in answers
 
@@ -285,7 +288,7 @@ def test_the_orientation_counts() -> None:
 # Damage
 
 BASES = {
-    "rgb.jpg": lambda: pictures.saved(pictures.upright(), "JPEG", icc_profile=PROFILE, comment=b"a comment"),
+    "rgb.jpg": lambda: image_files.saved(image_files.upright(), "JPEG", icc_profile=PROFILE, comment=b"a comment"),
     "metadata.jpg": lambda: jpeg_with(
         (0xE1, b"Exif\0\0" + camera(">", 6)), (0xED, photoshop(b"caption", bytes(9))), (0xEE, b"Adobe" + bytes(7))
     ),
@@ -293,11 +296,13 @@ BASES = {
     "xmp.jpg": lambda: jpeg_with((0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>")),
     "turned.png": lambda: png_with((b"eXIf", turned(">", 6)), (b"pHYs", bytes(9)), (b"gAMA", bytes(4))),
     "texts.png": lambda: PLAIN["texts.png"](),
-    "palette.png": lambda: pictures.FILES["palette-alphas.png"](),
-    "lossy.webp": lambda: pictures.saved(pictures.upright(), "WEBP"),
-    "lossless.webp": lambda: pictures.saved(pictures.upright(), "WEBP", lossless=True),
-    "turned.webp": lambda: pictures.saved(pictures.alpha("RGB"), "WEBP", exif=turned("<", 6), icc_profile=PROFILE),
-    "xmp.webp": lambda: pictures.saved(pictures.alpha("RGB"), "WEBP", xmp=b"<x:xmpmeta/>", lossless=True),
+    "palette.png": lambda: image_files.FILES["palette-alphas.png"](),
+    "lossy.webp": lambda: image_files.saved(image_files.upright(), "WEBP"),
+    "lossless.webp": lambda: image_files.saved(image_files.upright(), "WEBP", lossless=True),
+    "turned.webp": lambda: image_files.saved(
+        image_files.alpha("RGB"), "WEBP", exif=turned("<", 6), icc_profile=PROFILE
+    ),
+    "xmp.webp": lambda: image_files.saved(image_files.alpha("RGB"), "WEBP", xmp=b"<x:xmpmeta/>", lossless=True),
 }
 
 
@@ -336,7 +341,7 @@ def rebuilt(content: bytes, chance: random.Random) -> bytes:
     if content.startswith(b"RIFF"):
         return webp(rearranged(webp_chunks(content), chance))
     if content.startswith(b"\x89"):
-        return pictures.png(rearranged(pictures.png_chunks(content), chance))
+        return image_files.png(rearranged(image_files.png_chunks(content), chance))
     segments, rest = jpeg_segments(content)
     parts = rearranged([(bytes([marker]), data) for marker, data in segments], chance)
     return jpeg([(marker[0], data) for marker, data in parts], rest)
@@ -381,7 +386,7 @@ class Counted(BytesIO):
 def test_little_is_read(tmp_path: Path, suffix: str) -> None:
     chance = random.Random(0)
     image = Image.frombytes("RGB", (900, 700), chance.randbytes(900 * 700 * 3))
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     image.save(path, suffix, exif=b"Exif\0\0" + turned("<", 6))
     counted = Counted(path.read_bytes())
     size = len(counted.getvalue())

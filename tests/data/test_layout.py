@@ -209,7 +209,7 @@ def test_a_run_that_asks_for_rows_of_few_patches_gives_samples_of_few_patches(tm
     from triptych.family.family import read_model_files
     from triptych.run.prepare import make_reading
 
-    tiny.write_picture(tmp_path / "a.png", 600, 800)
+    tiny.write_image(tmp_path / "a.png", 600, 800)
     (tmp_path / "x.json").write_text(json.dumps([tiny.record(["a.png"] * 3, "<image>" * 3, "yes")]))
     batch = {"samples": None, "tokens": 400, "patches": 300}
     run = run_file.load(tiny.write_run(tmp_path, model_dir, tmp_path / "x.json", batch=batch))

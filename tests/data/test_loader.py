@@ -30,7 +30,7 @@ from triptych.run.run_file import load
 
 @pytest.fixture
 def builder(small_model_dir: Path, tmp_path: Path) -> RowBuilder:
-    """Of twelve samples of no to four pictures each."""
+    """Of twelve samples of no to four images each."""
     import tiny
 
     data = tiny.write_dataset(tmp_path, 12, seed=4)

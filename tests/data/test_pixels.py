@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 import tiny
-from equivalence import pictures
+from equivalence import image_files
 from triptych.images import measure, pixels
 from triptych.images.geometry import Geometry
 from triptych.rows.feature_store import entry_name
@@ -44,10 +44,10 @@ def psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
 
 
 @pytest.mark.parametrize("decode", ["exact", "fast"])
-@pytest.mark.parametrize("name", pictures.FILES)
+@pytest.mark.parametrize("name", image_files.FILES)
 def test_an_early_resize_gives_the_bytes_of_a_late_one(tmp_path: Path, name: str, decode: pixels.Decode) -> None:
     path = tmp_path / name
-    path.write_bytes(pictures.FILES[name]())
+    path.write_bytes(image_files.FILES[name]())
     size = measured(path)
     for resized in ((84, 112), (28, 196), (196, 28)):
         if decode == "fast" and min(size[0] / resized[0], size[1] / resized[1]) >= 2:
@@ -69,7 +69,7 @@ def test_mirroring_and_turning_upside_down_commute_with_the_resize() -> None:
 @pytest.mark.parametrize(("patch", "merge"), [(14, 2), (16, 2), (14, 1), (8, 3)])
 def test_patches_are_cut_by_their_definition(patch: int, merge: int) -> None:
     geometry = Geometry(patch, merge, 2, 1, 10**6)
-    image = tiny.picture(3 * geometry.factor, 5 * geometry.factor)
+    image = tiny.image(3 * geometry.factor, 5 * geometry.factor)
     assert np.array_equal(pixels.patchify(image, geometry), cut(image, geometry))
     grey = image.convert("L")
     assert np.array_equal(pixels.patchify(grey, geometry), cut(grey.convert("RGB"), geometry))
@@ -81,7 +81,7 @@ def test_fast_acts_where_the_target_is_half_or_less(tmp_path: Path, mode: str, o
     path = tmp_path / "large.jpg"
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    tiny.picture(450, 676, mode=mode).save(path, exif=exif, quality=95)
+    tiny.image(450, 676, mode=mode).save(path, exif=exif, quality=95)
     size = measured(path)
     assert size == ((676, 450) if orientation > 4 else (450, 676))
     small = (112, 84) if orientation > 4 else (84, 112)
@@ -97,7 +97,7 @@ def test_fast_acts_where_the_target_is_half_or_less(tmp_path: Path, mode: str, o
 
 def test_fast_decodes_fewer_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "large.jpg"
-    tiny.picture(800, 1200).save(path)
+    tiny.image(800, 1200).save(path)
     decoded: list[tuple[int, int]] = []
     original = measure.load
 
@@ -114,7 +114,7 @@ def test_fast_decodes_fewer_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("suffix", ["PNG", "WEBP"])
 def test_fast_is_exact_for_other_formats(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "large"
-    tiny.picture(300, 400).save(path, suffix, lossless=True)
+    tiny.image(300, 400).save(path, suffix, lossless=True)
     exact, fast = (pixels.load_patches(str(path), (300, 400), (84, 112), GEOMETRY, way) for way in ("exact", "fast"))
     assert np.array_equal(exact, fast)
 
@@ -122,7 +122,7 @@ def test_fast_is_exact_for_other_formats(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("decode", ["exact", "fast"])
 def test_a_file_that_has_another_size_than_measured_is_refused(tmp_path: Path, decode: pixels.Decode) -> None:
     path = tmp_path / "large.jpg"
-    tiny.picture(400, 600).save(path)
+    tiny.image(400, 600).save(path)
     with pytest.raises(measure.ImageError, match=r"400 x 600, measured as 200 x 300"):
         pixels.load_patches(str(path), (200, 300), (84, 112), GEOMETRY, decode)
 
@@ -130,7 +130,7 @@ def test_a_file_that_has_another_size_than_measured_is_refused(tmp_path: Path, d
 @pytest.mark.parametrize("decode", ["exact", "fast"])
 def test_a_truncated_file_is_unreadable(tmp_path: Path, decode: pixels.Decode) -> None:
     buffer = io.BytesIO()
-    tiny.picture(400, 600).save(buffer, "JPEG")
+    tiny.image(400, 600).save(buffer, "JPEG")
     path = tmp_path / "cut.jpg"
     path.write_bytes(buffer.getvalue()[:-2000])
     with pytest.raises(measure.ImageError, match="truncated"):

@@ -46,12 +46,12 @@ def engine() -> Iterator[RayEngine]:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
-    """Five files in as many formats over the same pictures, with defects of every kind."""
+    """Five files in as many formats over the same images, with defects of every kind."""
     folder = tmp_path_factory.mktemp("data")
     names = [f"{number}.png" for number in range(30)]
     for number, name in enumerate(names):
-        tiny.write_picture(folder / name, 40 + number, 90 - number, seed=number)
-    (folder / "broken.png").write_bytes(b"not a picture")
+        tiny.write_image(folder / name, 40 + number, 90 - number, seed=number)
+    (folder / "broken.png").write_bytes(b"not an image")
     random = np.random.default_rng(0)
 
     def records(file: int) -> list[Any]:

@@ -162,5 +162,5 @@ def test_a_file_that_cannot_be_read_ends_the_run_with_its_name(tmp_path: Path) -
 
 
 def test_images_start_from_the_media_folder_or_else_from_the_data_file(tmp_path: Path) -> None:
-    assert Source("x", media_dir="pictures").media_root("data/x.json") == "pictures"
+    assert Source("x", media_dir="images").media_root("data/x.json") == "images"
     assert Source("x").media_root(str(tmp_path / "x.json")) == str(tmp_path)

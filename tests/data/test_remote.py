@@ -34,7 +34,7 @@ from triptych.sources import storage
 from triptych.sources.records import Source
 from triptych.text.layout import Budget
 
-PICTURES = ("a.png", "b c.jpg", "sub/dé.png", "100%.webp")
+IMAGES = ("a.png", "b c.jpg", "sub/dé.png", "100%.webp")
 DATA = ("lines.jsonl", "array.json", "packed.jsonl.gz", "table.parquet", "samples.tar")
 
 
@@ -170,16 +170,16 @@ def job(model_dir: Path, tmp_path: Path) -> Job:
 
 def records(prefix: str = "") -> list[Any]:
     made = [
-        tiny.record([prefix + name for name in PICTURES[: number % 5]], "<image>" * (number % 5) + "hi", "yes")
+        tiny.record([prefix + name for name in IMAGES[: number % 5]], "<image>" * (number % 5) + "hi", "yes")
         for number in range(12)
     ]
     return [*made, tiny.record(["x.png"], "no mark", "yes")]
 
 
 def write_site(folder: Path, prefix: str = "") -> None:
-    """Pictures, and the same records over them in every kind of data file."""
-    for number, name in enumerate(PICTURES):
-        tiny.write_picture(folder / name, 60 + 20 * number, 90, seed=number)
+    """Images, and the same records over them in every kind of data file."""
+    for number, name in enumerate(IMAGES):
+        tiny.write_image(folder / name, 60 + 20 * number, 90, seed=number)
     found = records(prefix)
     lines = "".join(json.dumps(record) + "\n" for record in found)
     (folder / "lines.jsonl").write_text(lines)
@@ -245,8 +245,8 @@ def test_a_local_file_may_name_remote_images(
     site: Site, store: Any, job: Job, tmp_path: Path, kind: str, by: str
 ) -> None:
     write_site(site.folder)
-    upload(store, site.folder, "pictures")
-    root = site.address if kind == "http" else "s3://bucket/pictures"
+    upload(store, site.folder, "images")
+    root = site.address if kind == "http" else "s3://bucket/images"
     own = tmp_path / "own.json"
     local = job.load(Source(str(site.folder / "array.json")))
     if by == "address":
@@ -283,7 +283,7 @@ def test_nothing_is_asked_of_the_network_uninvited(site: Site, job: Job, tmp_pat
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])
-def test_a_large_picture_costs_few_bytes_and_then_none(site: Site, job: Job, tmp_path: Path, ending: str) -> None:
+def test_a_large_image_costs_few_bytes_and_then_none(site: Site, job: Job, tmp_path: Path, ending: str) -> None:
     side = 2100 if ending == "png" else 3900
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     options = {"compress_level": 1} if ending == "png" else {"quality": 90}
@@ -302,9 +302,9 @@ def test_a_large_picture_costs_few_bytes_and_then_none(site: Site, job: Job, tmp
     assert site.asked == []
 
 
-def test_many_pictures_are_measured_at_once(site: Site, job: Job, tmp_path: Path) -> None:
+def test_many_images_are_measured_at_once(site: Site, job: Job, tmp_path: Path) -> None:
     for number in range(64):
-        tiny.write_picture(site.folder / f"{number}.png", 40, 40 + number)
+        tiny.write_image(site.folder / f"{number}.png", 40, 40 + number)
     own = tmp_path / "own.json"
     own.write_text(json.dumps([tiny.record([f"{number}.png"], "<image>?", "yes") for number in range(64)]))
     source = Source(str(own), media_dir=site.address, allow_remote=True)

@@ -36,12 +36,12 @@ def reading(model_dir: Path) -> Reading:
 
 
 def write_files(root: Path) -> Path:
-    """Good pictures and every kind of file that is none, in ``root``."""
-    tiny.write_picture(root / "a.png", 60, 80)
-    tiny.write_picture(root / "b.jpg", 70, 50)
-    tiny.write_picture(root / "thin.png", 2, 500)
+    """Good images and every kind of file that is none, in ``root``."""
+    tiny.write_image(root / "a.png", 60, 80)
+    tiny.write_image(root / "b.jpg", 70, 50)
+    tiny.write_image(root / "thin.png", 2, 500)
     (root / "empty.png").touch()
-    (root / "text.png").write_text("not a picture")
+    (root / "text.png").write_text("not an image")
     (root / "cut.jpg").write_bytes((root / "b.jpg").read_bytes()[:-200])
     (root / "folder.png").mkdir()
     os.symlink("loop.png", root / "loop.png")
@@ -206,14 +206,14 @@ def test_an_image_that_cannot_be_used_is_named_with_its_code(folder: Path, name:
 
 @pytest.mark.parametrize("form", ["{path}", "file://{path}", "file://localhost{path}"])
 def test_an_absolute_path_may_be_a_file_address(folder: Path, tmp_path: Path, reading: Reading, form: str) -> None:
-    tiny.write_picture(tmp_path / "with space#1.png", 60, 80)
+    tiny.write_image(tmp_path / "with space#1.png", 60, 80)
     address = form.format(path=tmp_path / "with space#1.png")
     census, corpus = examine(folder, [tiny.record([address], "<image>?", "yes")], reading)
     (image,) = corpus.images(0)
     assert (census.problems, image.height, image.width) == ([], 60, 80)
 
 
-def test_inline_data_is_a_picture_like_any_other(folder: Path, reading: Reading) -> None:
+def test_inline_data_is_a_image_like_any_other(folder: Path, reading: Reading) -> None:
     uri = "data:image/png;base64," + base64.b64encode((folder / "a.png").read_bytes()).decode()
     elements = [tiny.record([name], "<image>?", "yes") for name in (uri, "a.png")]
     _, corpus = examine(folder, elements, reading, confine=True)
@@ -223,11 +223,11 @@ def test_inline_data_is_a_picture_like_any_other(folder: Path, reading: Reading)
 
 
 def test_images_outside_the_media_folder_are_refused_only_where_asked(folder: Path, tmp_path: Path) -> None:
-    outside = tiny.write_picture(tmp_path / "secret.png", 60, 60)
+    outside = tiny.write_image(tmp_path / "secret.png", 60, 60)
     link = tmp_path / "media"
     link.mkdir()
     (link / "way.png").symlink_to(outside)
-    tiny.write_picture(link / "in.png", 60, 60)
+    tiny.write_image(link / "in.png", 60, 60)
     refused = [str(outside), "../secret.png", "way.png", f"file://{outside}"]
     allowed = ["in.png", "./in.png", str(link / "in.png"), "../media/in.png"]
     elements = [tiny.record([name], "<image>?", "yes") for name in refused + allowed]
@@ -238,7 +238,7 @@ def test_images_outside_the_media_folder_are_refused_only_where_asked(folder: Pa
     assert examine(folder, elements, None, media_dir=str(link))[0].problems == []
 
 
-def test_a_picture_used_often_is_measured_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_used_often_is_measured_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[str] = []
     real = measure.measure
     monkeypatch.setattr(measure, "measure", lambda location: measured.append(location) or real(location))
@@ -247,21 +247,21 @@ def test_a_picture_used_often_is_measured_once(folder: Path, monkeypatch: pytest
     assert sorted(Path(location).name for location in measured) == ["a.png", "text.png"]
 
 
-def encoded_picture(form: str) -> bytes:
+def encoded_image(form: str) -> bytes:
     buffer = io.BytesIO()
-    tiny.picture(40, 48).save(buffer, form)
+    tiny.image(40, 48).save(buffer, form)
     return buffer.getvalue()
 
 
-PICTURES = {form: encoded_picture(form) for form in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
+IMAGES = {form: encoded_image(form) for form in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
 
 
 @settings(max_examples=200, deadline=None)
-@given(data=st.data(), form=st.sampled_from(sorted(PICTURES)))
+@given(data=st.data(), form=st.sampled_from(sorted(IMAGES)))
 def test_no_damage_of_a_file_crashes_measuring_or_decoding(
     folder: Path, reading: Reading, data: st.DataObject, form: str
 ) -> None:
-    content = bytearray(PICTURES[form])
+    content = bytearray(IMAGES[form])
     for _ in range(data.draw(st.integers(0, 6))):
         # Headers are where parsers break: half of the changes go there.
         place = data.draw(st.integers(0, 63) | st.integers(0, len(content) - 1))
@@ -282,10 +282,10 @@ def test_no_damage_of_a_file_crashes_measuring_or_decoding(
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 0.99])
-@pytest.mark.parametrize("form", sorted(PICTURES))
+@pytest.mark.parametrize("form", sorted(IMAGES))
 def test_a_truncated_file_is_found_when_it_is_measured(tmp_path: Path, form: str, share: float) -> None:
     path = tmp_path / "cut"
-    path.write_bytes(PICTURES[form][: int(len(PICTURES[form]) * share)])
+    path.write_bytes(IMAGES[form][: int(len(IMAGES[form]) * share)])
     with pytest.raises(measure.ImageError, match="cut") as caught:
         measure.measure(str(path))
     assert caught.value.code == "image-unreadable"

@@ -1,4 +1,4 @@
-"""Parquet files and saved ``datasets`` folders hold the samples that JSON and picture files hold."""
+"""Parquet files and saved ``datasets`` folders hold the samples that JSON and image files hold."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def relative(_: Samples, name: str) -> Any:
 
 
 def table(samples: Samples, cell: Cell, kind: pa.DataType, *, null: bool = False) -> pa.Table:
-    """All samples; without pictures the list is empty, or ``null``."""
+    """All samples; without images the list is empty, or ``null``."""
     pictures = [[cell(samples, name) for name in record["images"]] for record in samples.records]
     columns = {
         "conversations": pa.array([record["conversations"] for record in samples.records], TURNS),
@@ -141,9 +141,9 @@ def test_messages_may_be_lists_of_parts(samples: Samples, tmp_path: Path) -> Non
 
 
 def test_a_column_may_have_any_name(samples: Samples, tmp_path: Path) -> None:
-    content = table(samples, with_bytes, pa.list_(IMAGE)).rename_columns(["a.talk", "a.pictures", "task"])
+    content = table(samples, with_bytes, pa.list_(IMAGE)).rename_columns(["a.talk", "a.images", "task"])
     path = write_parquet(tmp_path / "named.parquet", content)
-    columns = {"conversations": "a.talk", "images": "a.pictures"}
+    columns = {"conversations": "a.talk", "images": "a.images"}
     samples.check_equal(tmp_path / "cache", path, columns=columns)
 
 

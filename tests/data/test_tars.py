@@ -1,4 +1,4 @@
-"""Tar shards in WebDataset naming, and tars as media folders, hold the samples that JSON and picture files hold."""
+"""Tar shards in WebDataset naming, and tars as media folders, hold the samples that JSON and image files hold."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def as_json(record: dict[str, Any]) -> bytes:
 
 
 def shards(samples: Samples, *, named: str | None, folder: str = "") -> list[Member]:
-    """Each sample's record and pictures under one key; ``named`` is how the record names its pictures, if it does."""
+    """Each sample's record and images under one key; ``named`` is how the record names its images, if it does."""
     members: list[Member] = []
     for number, record in enumerate(samples.records):
         key = f"{folder}{number:04}"
@@ -69,7 +69,7 @@ def test_a_tar_holds_what_files_hold(
     assert [corpus.origin(index).line for index in range(len(corpus))] == list(range(1, 13)), "ordinal numbers"
 
 
-def test_pictures_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_images_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     record = as_json({"messages": []})
     names = ["k.10.jpg", "k.json", "k.2.jpg", "k.0.PNG", "k.txt", "k.1.webp", "k.cls"]
     path = write_tar(tmp_path / "a.tar", [(name, record if name == "k.json" else b"x") for name in names])
@@ -202,10 +202,10 @@ def test_a_member_name_that_is_not_utf_8_is_read_all_the_same(samples: Samples, 
 
 def test_names_under_another_key_are_members_too(samples: Samples, tmp_path: Path) -> None:
     members = [
-        (name, as_json({("pictures" if key == "images" else key): value for key, value in json.loads(content).items()}))
+        (name, as_json({("images" if key == "images" else key): value for key, value in json.loads(content).items()}))
         if name.endswith(".json")
         else (name, content)
         for name, content in shards(samples, named="{key}.{ending}")
     ]
     path = write_tar(tmp_path / "shard.tar", members)
-    samples.check_equal(tmp_path / "cache", path, columns={"images": "pictures"})
+    samples.check_equal(tmp_path / "cache", path, columns={"images": "images"})

@@ -75,7 +75,7 @@ def test_any_texts_get_the_ids_that_the_tokenizer_gives_them(tokenizer: Tokenize
 def test_forgetting_words_changes_nothing(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(word_cache, "MOST", 3)
     by_words = WordTokenizer(tokenizer)
-    texts = [f"Compare picture {number} with the other one!" for number in range(40)]
+    texts = [f"Compare image {number} with the other one!" for number in range(40)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda text: by_words.encode_all([text])[0], texts))
     assert [list(ids) for ids in found] == [whole(tokenizer, text) for text in texts]

@@ -1,4 +1,4 @@
-"""What transformers and Pillow themselves make of a picture or a conversation; nothing of Triptych is called here."""
+"""What transformers and Pillow themselves make of an image or a conversation; nothing of Triptych is called here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def processor(min_pixels: int, max_pixels: int) -> Qwen2VLImageProcessorPil:
 
 
 def rgb(path: Path) -> Image.Image:
-    """The picture as people see it: upright, on white, 16 bits by their high byte."""
+    """The image as people see it: upright, on white, 16 bits by their high byte."""
     with Image.open(path) as opened:
         image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I"):
@@ -57,7 +57,7 @@ def _parts(text: str) -> list[dict[str, str]]:
 
 
 def whole_ids(model: Path, turns: Sequence[tuple[str, str]], counts: Sequence[int]) -> list[int]:
-    """The conversation rendered and tokenized in one piece, each picture expanded to its tokens."""
+    """The conversation rendered and tokenized in one piece, each image expanded to its tokens."""
     return expanded(model, _tokenized(model, rendered(model, turns)), counts)
 
 
@@ -100,7 +100,7 @@ def expanded(model: Path, ids: Sequence[int], counts: Sequence[int]) -> list[int
     pad = tokenizer(model).convert_tokens_to_ids("<|image_pad|>")
     left = iter(counts)
     expanded = [number for number in ids for _ in range(next(left) if number == pad else 1)]
-    assert next(left, None) is None, "more pictures than places for them"
+    assert next(left, None) is None, "more images than places for them"
     return expanded
 
 

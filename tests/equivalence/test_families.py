@@ -12,8 +12,8 @@ import pytest
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import tiny
-from equivalence import oracle, pictures
-from equivalence.test_text import BLANKS, CONVERSATIONS, SIZES, Turns, labels_of, pictures_of, record
+from equivalence import image_files, oracle
+from equivalence.test_text import BLANKS, CONVERSATIONS, SIZES, Turns, images_of, labels_of, record
 from families import FAMILIES, released_template
 from triptych.commands.encode import encode
 from triptych.errors import ModelError
@@ -90,8 +90,8 @@ class Model:
         return oracle.read_lines(out)
 
     def counts(self, turns: Turns) -> list[int]:
-        """Language tokens of each picture, by transformers."""
-        return [self.processor.get_number_of_image_patches(*size) // 4 for size in SIZES[: len(pictures_of(turns))]]
+        """Language tokens of each image, by transformers."""
+        return [self.processor.get_number_of_image_patches(*size) // 4 for size in SIZES[: len(images_of(turns))]]
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -104,20 +104,20 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         family, template = "qwen3_vl", ALWAYS_THINKS
     folder = tmp_path_factory.mktemp("family")
     for number, (height, width) in enumerate(SIZES):
-        tiny.write_picture(folder / "media" / f"{number}.png", height, width, seed=number)
+        tiny.write_image(folder / "media" / f"{number}.png", height, width, seed=number)
     for name in ("rgb.jpg", "alpha.png", "grey16.png", "cmyk.jpg"):
-        if name in pictures.FILES:
-            (folder / "media" / name).write_bytes(pictures.FILES[name]())
+        if name in image_files.FILES:
+            (folder / "media" / name).write_bytes(image_files.FILES[name]())
     tiny.write_model(folder / "model", family=family, chat_template=template, texts=BLANKS)
     return Model(folder / "model", folder / "media", folder)
 
 
 def test_ids_are_the_chat_template_tokenized_as_generation_meets_it(model: Model) -> None:
     cases = {**CONVERSATIONS, **(THOUGHTS if model.thinks else {})}
-    # These families' templates refuse a picture in a system prompt, or leave it out without a word.
+    # These families' templates refuse an image in a system prompt, or leave it out without a word.
     if not read_model_files(str(model.folder)).family.style.default_system:
-        del cases["picture-in-system"]
-    lines = model.lines(*(record(turns, pictures_of(turns), "sharegpt") for turns in cases.values()))
+        del cases["image-in-system"]
+    lines = model.lines(*(record(turns, images_of(turns), "sharegpt") for turns in cases.values()))
     style = read_model_files(str(model.folder)).style
     for (name, turns), line in zip(cases.items(), lines, strict=True):
         ids, targets = _generated(model, turns, skips=style.skips_thinking)
@@ -128,13 +128,13 @@ def test_ids_are_the_chat_template_tokenized_as_generation_meets_it(model: Model
 # Where every prompt opens a block, it ends within the newlines of an empty one, which one piece would join.
 @pytest.mark.parametrize("model", [name for name in VARIANTS if name != ALWAYS], indirect=True)
 def test_ids_are_the_chat_template_tokenized_in_one_piece(model: Model) -> None:
-    cases = {name: turns for name, turns in CONVERSATIONS.items() if name != "picture-in-system"}
-    lines = model.lines(*(record(turns, pictures_of(turns), "sharegpt") for turns in cases.values()))
+    cases = {name: turns for name, turns in CONVERSATIONS.items() if name != "image-in-system"}
+    lines = model.lines(*(record(turns, images_of(turns), "sharegpt") for turns in cases.values()))
     for (name, turns), line in zip(cases.items(), lines, strict=True):
         assert line["input_ids"] == oracle.whole_ids(model.folder, turns, model.counts(turns)), name
 
 
-def test_pictures_are_what_the_familys_image_processor_makes_of_them(model: Model, tmp_path: Path) -> None:
+def test_images_are_what_the_familys_image_processor_makes_of_them(model: Model, tmp_path: Path) -> None:
     names = sorted(path.name for path in model.media.iterdir())
     records = [tiny.record([names[0], name], "<image>and<image>?", "Yes.") for name in names]
     lines = model.lines(*records, pixels=tmp_path / "pixels.npz")
@@ -182,7 +182,7 @@ def test_another_template_of_the_familys_form_is_refused_where_it_renders_otherw
 
 
 def _generated(model: Model, turns: Turns, *, skips: bool) -> tuple[list[int], list[list[int]]]:
-    """Ids of a conversation cut where prompts end, one picture per place, and the ids behind each cut."""
+    """Ids of a conversation cut where prompts end, one image per place, and the ids behind each cut."""
     tokenizer = oracle.tokenizer(model.folder)
     whole = oracle.rendered(model.folder, turns)
     asked = [number for number, (role, text) in enumerate(turns) if role == "user" and "<tool_response>" not in text]

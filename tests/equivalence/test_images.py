@@ -1,4 +1,4 @@
-"""Pictures cost, and look, what transformers' image processor makes of them, however awkward the file."""
+"""Images cost, and look, what transformers' image processor makes of them, however awkward the file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageFile, WebPImagePlugin
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 import tiny
-from equivalence import oracle, pictures
+from equivalence import image_files, oracle
 from triptych.commands.encode import encode
 from triptych.images import measure, pixels
 from triptych.images.geometry import Geometry, share_tokens
@@ -28,7 +28,7 @@ from triptych.text.conversation import ImageRef
 TOKEN = 28 * 28
 """Pixels behind one language token."""
 LIMITS = [(4 * TOKEN, 1280 * TOKEN), (TOKEN, 6 * TOKEN), (40 * TOKEN, 64 * TOKEN)]
-"""(min_pixels, max_pixels): of a release; that shrink most pictures here; that enlarge most of them."""
+"""(min_pixels, max_pixels): of a release; that shrink most images here; that enlarge most of them."""
 
 
 def geometry(min_pixels: int = 4 * TOKEN, max_pixels: int = 1280 * TOKEN) -> Geometry:
@@ -37,16 +37,16 @@ def geometry(min_pixels: int = 4 * TOKEN, max_pixels: int = 1280 * TOKEN) -> Geo
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of every awkward picture."""
+    """A folder of every awkward image."""
     folder = tmp_path_factory.mktemp("awkward")
-    for name, content in pictures.FILES.items():
+    for name, content in image_files.FILES.items():
         (folder / name).write_bytes(content())
     return folder
 
 
 @dataclass
 class Run:
-    """What one call of ``triptych encode --pixels`` says of every awkward picture."""
+    """What one call of ``triptych encode --pixels`` says of every awkward image."""
 
     lines: dict[str, dict[str, Any]] = field(default_factory=dict)
     pixels: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -54,9 +54,9 @@ class Run:
 
 @pytest.fixture(scope="module")
 def encoded(files: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Run]:
-    """Limits -> the run under them; a sample per picture, each behind one that all samples share."""
+    """Limits -> the run under them; a sample per image, each behind one that all samples share."""
     folder = tmp_path_factory.mktemp("encoded")
-    names = list(pictures.FILES)
+    names = list(image_files.FILES)
     data = oracle.write_records(
         folder, [tiny.record(["rgb.jpg", name], "<image>and<image>?", "Yes.") for name in names]
     )
@@ -75,23 +75,23 @@ def encoded(files: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFacto
         )
         arrays = np.load(store)
         run = result[limits] = Run()
-        # A rejected picture has no line: its own test misses it, and no other.
+        # A rejected image has no line: its own test misses it, and no other.
         for number, line in enumerate(oracle.read_lines(out)):
             name = names[int(line["origin"].rpartition(":")[2]) - 1]
             run.lines[name], run.pixels[name] = line, arrays[f"pixel_values_{number}"]
     return result
 
 
-@pytest.mark.parametrize("name", pictures.FILES)
-def test_a_picture_measures_as_it_decodes_upright(files: Path, name: str) -> None:
+@pytest.mark.parametrize("name", image_files.FILES)
+def test_an_image_measures_as_it_decodes_upright(files: Path, name: str) -> None:
     measured = measure.measure(str(files / name))
     upright = oracle.rgb(files / name)
     assert (measured.height, measured.width) == (upright.height, upright.width)
 
 
 @pytest.mark.parametrize("limits", LIMITS, ids=["released", "shrinking", "enlarging"])
-@pytest.mark.parametrize("name", pictures.FILES)
-def test_a_picture_becomes_the_grid_tokens_and_values_of_the_processor(
+@pytest.mark.parametrize("name", image_files.FILES)
+def test_an_image_becomes_the_grid_tokens_and_values_of_the_processor(
     encoded: dict[tuple[int, int], Run], files: Path, model_dir: Path, name: str, limits: tuple[int, int]
 ) -> None:
     run, processor = encoded[limits], oracle.processor(*limits)
@@ -115,10 +115,10 @@ def test_a_picture_becomes_the_grid_tokens_and_values_of_the_processor(
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("name", [name for name in pictures.ORIENTED if not name.endswith(".jpg")])
-def test_an_oriented_picture_is_read_as_the_scene_it_shows(files: Path, name: str, orientation: int) -> None:
+@pytest.mark.parametrize("name", [name for name in image_files.ORIENTED if not name.endswith(".jpg")])
+def test_an_oriented_image_is_read_as_the_scene_it_shows(files: Path, name: str, orientation: int) -> None:
     read = pixels.load_rgb(str(files / f"orientation-{orientation}-{name}"))
-    assert np.array_equal(np.asarray(read), np.asarray(pictures.upright()))
+    assert np.array_equal(np.asarray(read), np.asarray(image_files.upright()))
 
 
 @pytest.mark.parametrize(
@@ -130,45 +130,45 @@ def test_an_oriented_picture_is_read_as_the_scene_it_shows(files: Path, name: st
     ],
     ids=["width-is-text", "width-is-negative", "compression-is-text"],
 )
-def test_exif_that_pillow_cannot_write_back_still_turns_the_picture(
+def test_exif_that_pillow_cannot_write_back_still_turns_the_image(
     tmp_path: Path, tag: int, kind: int, value: bytes
 ) -> None:
-    """``ImageOps.exif_transpose`` raises on these: it rewrites the data after turning the picture."""
+    """``ImageOps.exif_transpose`` raises on these: it rewrites the data after turning the image."""
     entries = [
         struct.pack(">HHI4s", tag, kind, 4 if kind == 2 else 1, value),
         struct.pack(">HHI4s", ExifTags.Base.Orientation, 3, 1, b"\0\6\0\0"),
     ]
     exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(entries)) + b"".join(entries) + b"\0\0\0\0"
     path = tmp_path / "odd.webp"
-    path.write_bytes(pictures.saved(pictures.stored(6), "WEBP", lossless=True, exif=exif))
+    path.write_bytes(image_files.saved(image_files.stored(6), "WEBP", lossless=True, exif=exif))
     measured = measure.measure(str(path))
-    assert (measured.height, measured.width) == (pictures.HEIGHT, pictures.WIDTH)
-    assert np.array_equal(np.asarray(pixels.load_rgb(str(path))), np.asarray(pictures.upright()))
+    assert (measured.height, measured.width) == (image_files.HEIGHT, image_files.WIDTH)
+    assert np.array_equal(np.asarray(pixels.load_rgb(str(path))), np.asarray(image_files.upright()))
 
 
 def test_an_orientation_behind_the_pixels_counts_where_the_exif_in_front_has_none(tmp_path: Path) -> None:
-    first, *rest = pictures.png_chunks((pictures.FILES["orientation-6-xmp-after.png"])())
+    first, *rest = image_files.png_chunks((image_files.FILES["orientation-6-xmp-after.png"])())
     plain = Image.Exif()
     plain[ExifTags.Base.Make] = "Camera"
     path = tmp_path / "both.png"
-    path.write_bytes(pictures.png([first, (b"eXIf", plain.tobytes().removeprefix(b"Exif\0\0")), *rest]))
+    path.write_bytes(image_files.png([first, (b"eXIf", plain.tobytes().removeprefix(b"Exif\0\0")), *rest]))
     measured = measure.measure(str(path))
-    assert (measured.height, measured.width) == (pictures.HEIGHT, pictures.WIDTH)
-    assert np.array_equal(np.asarray(pixels.load_rgb(str(path))), np.asarray(pictures.upright()))
+    assert (measured.height, measured.width) == (image_files.HEIGHT, image_files.WIDTH)
+    assert np.array_equal(np.asarray(pixels.load_rgb(str(path))), np.asarray(image_files.upright()))
 
 
 def test_damaged_exif_is_no_orientation(tmp_path: Path) -> None:
     path = tmp_path / "cut.jpg"
-    content = pictures.exif(6).tobytes()[:20]
-    path.write_bytes(pictures.saved(pictures.upright(), "JPEG", exif=content))
+    content = image_files.exif(6).tobytes()[:20]
+    path.write_bytes(image_files.saved(image_files.upright(), "JPEG", exif=content))
     measured = measure.measure(str(path))
     image = pixels.load_rgb(str(path))
-    assert (measured.height, measured.width) == (image.height, image.width) == (pictures.HEIGHT, pictures.WIDTH)
+    assert (measured.height, measured.width) == (image.height, image.width) == (image_files.HEIGHT, image_files.WIDTH)
 
 
 def test_transparency_shows_white_and_never_the_hidden_colours(files: Path) -> None:
     read = np.asarray(pixels.load_rgb(str(files / "rgba.png"))).astype(int)
-    hidden = np.asarray(tiny.picture(pictures.HEIGHT, pictures.WIDTH, seed=3)).astype(int)
+    hidden = np.asarray(tiny.image(image_files.HEIGHT, image_files.WIDTH, seed=3)).astype(int)
     assert (read[:, 0] == 255).all()
     assert (read[:, -1] == hidden[:, -1]).all()
     assert (hidden[:, 0] < 220).any()
@@ -177,7 +177,7 @@ def test_transparency_shows_white_and_never_the_hidden_colours(files: Path) -> N
 def test_a_clear_value_of_16_bit_grey_shows_white(tmp_path: Path) -> None:
     values = (np.arange(16).reshape(4, 4) * 4000).astype(">u2")
     path = tmp_path / "clear.png"
-    path.write_bytes(pictures.raw_png(4, 4, 16, 0, values.tobytes(), (b"tRNS", struct.pack(">H", 8000))))
+    path.write_bytes(image_files.raw_png(4, 4, 16, 0, values.tobytes(), (b"tRNS", struct.pack(">H", 8000))))
     expected = values // 256
     expected[0, 2] = 255
     assert np.array_equal(np.asarray(pixels.load_rgb(str(path)))[..., 0], expected)
@@ -186,7 +186,7 @@ def test_a_clear_value_of_16_bit_grey_shows_white(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["grey-16.png", "grey-16.tiff", "grey-32.tiff"])
 def test_16_bit_grey_keeps_its_range(files: Path, name: str) -> None:
     read = np.asarray(pixels.load_rgb(str(files / name)))
-    high_bytes = np.frombuffer(pictures._wide(1), np.uint8).reshape(pictures.HEIGHT, pictures.WIDTH, 2)[..., 0]
+    high_bytes = np.frombuffer(image_files._wide(1), np.uint8).reshape(image_files.HEIGHT, image_files.WIDTH, 2)[..., 0]
     assert np.array_equal(read, np.repeat(high_bytes[..., None], 3, axis=-1))
     assert len(np.unique(read)) > 200
 
@@ -198,9 +198,9 @@ def test_values_outside_16_bits_end_at_black_and_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(6000, 4000), (3001, 8003)])
-def test_a_huge_picture_equals_the_processors(tmp_path: Path, height: int, width: int) -> None:
+def test_a_huge_image_equals_the_processors(tmp_path: Path, height: int, width: int) -> None:
     path = tmp_path / "huge.jpg"
-    tiny.picture(height // 8, width // 8).resize((width, height)).save(path, exif=pictures.exif(6))
+    tiny.image(height // 8, width // 8).resize((width, height)).save(path, exif=image_files.exif(6))
     upright = oracle.rgb(path)
     measured = measure.measure(str(path))
     assert (measured.height, measured.width) == (upright.height, upright.width) == (width, height)
@@ -218,7 +218,7 @@ def test_a_huge_picture_equals_the_processors(tmp_path: Path, height: int, width
 
 
 def without_decoding(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Note every picture whose pixels are decoded from now on."""
+    """Note every image whose pixels are decoded from now on."""
     decoded: list[str] = []
     for owner in (ImageFile.ImageFile, WebPImagePlugin.WebPImageFile):
         original = owner.load
@@ -233,16 +233,19 @@ def without_decoding(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def png_with_text_behind_pixels() -> bytes:
     """As ImageMagick writes them: dates behind the pixels."""
-    *chunks, end = pictures.png_chunks(pictures.saved(pictures.upright(), "PNG", exif=pictures.exif(1)))
-    return pictures.png([*chunks, (b"tEXt", b"date:create\x002026-01-01T00:00:00"), end])
+    *chunks, end = image_files.png_chunks(image_files.saved(image_files.upright(), "PNG", exif=image_files.exif(1)))
+    return image_files.png([*chunks, (b"tEXt", b"date:create\x002026-01-01T00:00:00"), end])
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        *(pictures.FILES[name] for name in ("rgb.jpg", "progressive.jpg", "cmyk.jpg", "rgb.png", "palette-alphas.png")),
-        *(pictures.FILES[name] for name in ("grey-16.png", "lossy.webp", "rgba.webp", "palette.gif")),
-        *(pictures.FILES[f"orientation-6-{name}"] for name in ("exif.jpg", "exif-before.png", "xmp-before.png")),
+        *(
+            image_files.FILES[name]
+            for name in ("rgb.jpg", "progressive.jpg", "cmyk.jpg", "rgb.png", "palette-alphas.png")
+        ),
+        *(image_files.FILES[name] for name in ("grey-16.png", "lossy.webp", "rgba.webp", "palette.gif")),
+        *(image_files.FILES[f"orientation-6-{name}"] for name in ("exif.jpg", "exif-before.png", "xmp-before.png")),
         png_with_text_behind_pixels,
     ],
     ids=[
@@ -251,7 +254,7 @@ def png_with_text_behind_pixels() -> bytes:
     ],
 )
 def test_measuring_an_ordinary_file_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any) -> None:
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(make())
     decoded = without_decoding(monkeypatch)
     measure.measure(str(path))
@@ -262,7 +265,7 @@ def test_measuring_an_ordinary_file_decodes_nothing(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("suffix", ["JPEG", "PNG"])
 def test_damage_in_the_middle_of_a_big_file_is_not_looked_for(tmp_path: Path, suffix: str) -> None:
-    content = bytearray(pictures.saved(tiny.picture(600, 800), suffix))
+    content = bytearray(image_files.saved(tiny.image(600, 800), suffix))
     middle = len(content) // 2
     content[middle : middle + 4000] = bytes(4000)
     path = tmp_path / "damaged"
@@ -272,7 +275,7 @@ def test_damage_in_the_middle_of_a_big_file_is_not_looked_for(tmp_path: Path, su
 
 
 def test_a_png_damaged_in_the_middle_is_unreadable_when_it_is_decoded(tmp_path: Path) -> None:
-    content = bytearray(pictures.saved(tiny.picture(600, 800), "PNG"))
+    content = bytearray(image_files.saved(tiny.image(600, 800), "PNG"))
     content[len(content) // 2 : len(content) // 2 + 4000] = bytes(4000)
     path = tmp_path / "damaged.png"
     path.write_bytes(content)
@@ -284,7 +287,7 @@ def test_a_png_damaged_in_the_middle_is_unreadable_when_it_is_decoded(tmp_path: 
 def bomb() -> bytes:
     """A PNG that says it is 60,000 px square."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    return pictures.png([(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")])
+    return image_files.png([(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")])
 
 
 def changed(content: bytes, offset: int, values: bytes) -> bytes:
@@ -297,25 +300,25 @@ UNREADABLE = {
     "garbage": bytes(range(256)) * 20,
     "text": b"<html>not found</html>",
     "bomb": bomb(),
-    "no-width.png": pictures.png([(b"IHDR", struct.pack(">IIBBBBB", 0, 5, 8, 2, 0, 0, 0)), (b"IEND", b"")]),
-    "no-height.bmp": changed(pictures.saved(pictures.upright(), "BMP"), 22, bytes(4)),
-    "header-only.jpg": pictures.FILES["rgb.jpg"]()[:200],
-    "header-only.png": pictures.FILES["rgb.png"]()[:33],
-    "float.tiff": pictures.saved(Image.fromarray(np.zeros((9, 9), np.float32)), "TIFF"),
+    "no-width.png": image_files.png([(b"IHDR", struct.pack(">IIBBBBB", 0, 5, 8, 2, 0, 0, 0)), (b"IEND", b"")]),
+    "no-height.bmp": changed(image_files.saved(image_files.upright(), "BMP"), 22, bytes(4)),
+    "header-only.jpg": image_files.FILES["rgb.jpg"]()[:200],
+    "header-only.png": image_files.FILES["rgb.png"]()[:33],
+    "float.tiff": image_files.saved(Image.fromarray(np.zeros((9, 9), np.float32)), "TIFF"),
     **{
-        f"truncated-{name}": pictures.FILES[name]()[:-40]
+        f"truncated-{name}": image_files.FILES[name]()[:-40]
         for name in ("rgb.jpg", "progressive.jpg", "rgb.png", "grey-16.png", "lossless.webp", "palette.gif", "rgb.bmp")
     },
     **{
-        f"halved-{name}": pictures.FILES[name]()[: len(pictures.FILES[name]()) // 2]
+        f"halved-{name}": image_files.FILES[name]()[: len(image_files.FILES[name]()) // 2]
         for name in ("rgb.jpg", "rgb.png", "lossy.webp", "palette.gif", "rgb.bmp", "rgb.tiff", "lzw.tiff")
     },
-    "truncated-exif-after.png": pictures.FILES["orientation-6-exif-after.png"]()[:-400],
+    "truncated-exif-after.png": image_files.FILES["orientation-6-exif-after.png"]()[:-400],
 }
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_what_is_no_whole_picture_is_unreadable_before_anything_is_trained(tmp_path: Path, name: str) -> None:
+def test_what_is_no_whole_image_is_unreadable_before_anything_is_trained(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(UNREADABLE[name])
     with pytest.raises(measure.ImageError) as caught:
@@ -325,15 +328,15 @@ def test_what_is_no_whole_picture_is_unreadable_before_anything_is_trained(tmp_p
 
 
 @pytest.mark.parametrize("name", ["rgb.jpg", "rgb.png", "palette.gif", "lossy.webp", "rgb.bmp"])
-def test_bytes_behind_the_end_of_a_picture_do_no_harm(tmp_path: Path, name: str) -> None:
+def test_bytes_behind_the_end_of_a_image_do_no_harm(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    path.write_bytes(pictures.FILES[name]() + b"\r\n some other tool's notes")
+    path.write_bytes(image_files.FILES[name]() + b"\r\n some other tool's notes")
     measured = measure.measure(str(path))
-    assert (measured.height, measured.width) == (pictures.HEIGHT, pictures.WIDTH)
-    assert pixels.load_rgb(str(path)).size == (pictures.WIDTH, pictures.HEIGHT)
+    assert (measured.height, measured.width) == (image_files.HEIGHT, image_files.WIDTH)
+    assert pixels.load_rgb(str(path)).size == (image_files.WIDTH, image_files.HEIGHT)
 
 
-def test_a_picture_that_is_not_there_is_missing(tmp_path: Path) -> None:
+def test_an_image_that_is_not_there_is_missing(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     for name in ("nothing.png", "folder.png", "folder.png/nothing.png"):
         with pytest.raises(measure.ImageError) as caught:
@@ -350,7 +353,7 @@ def test_the_aspect_is_refused_exactly_where_the_processor_refuses_it(
     tmp_path: Path, height: int, width: int, extreme: bool
 ) -> None:
     path = tmp_path / "long.png"
-    tiny.picture(height, width).save(path)
+    tiny.image(height, width).save(path)
     if extreme:
         with pytest.raises(ValueError, match="aspect ratio"):
             oracle.processor(*LIMITS[0])(oracle.rgb(path))
@@ -374,7 +377,7 @@ def test_a_data_uri_is_the_file_it_holds(files: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("payload", [";base64,", ";base64,AAAA", ";base64,%%%", ";base64,é", ",plain", ""], ids=ascii)
-def test_a_data_uri_without_a_picture_is_unreadable(payload: str) -> None:
+def test_a_data_uri_without_a_image_is_unreadable(payload: str) -> None:
     with pytest.raises(measure.ImageError) as caught:
         measure.measure(f"data:image/png{payload}")
     assert caught.value.code == "image-unreadable"
@@ -427,7 +430,7 @@ def test_resized_refuses_what_smart_resize_refuses(height: int, width: int) -> N
 
 
 def smallest(size: tuple[int, int], model: Geometry) -> int:
-    """Fewest tokens that ``smart_resize`` can be brought to give a picture without going below ``min_pixels``."""
+    """Fewest tokens that ``smart_resize`` can be brought to give an image without going below ``min_pixels``."""
     natural = smart_resize(*size, 28, model.min_pixels, model.max_pixels)
     fewest = natural[0] * natural[1] // TOKEN
     for most in range(1, fewest):
@@ -483,7 +486,7 @@ def test_shared_sizes_are_what_smart_resize_gives_and_never_under_min_pixels() -
             assert resized[0] * resized[1] >= min(model.min_pixels, natural[0] * natural[1])
 
 
-def test_sharing_never_enlarges_a_picture_and_keeps_those_under_the_share() -> None:
+def test_sharing_never_enlarges_a_image_and_keeps_those_under_the_share() -> None:
     for sizes, model, budget in sharing_cases():
         natural = [model.resized(*size) for size in sizes]
         shared = share_tokens(sizes, model, budget)
@@ -491,14 +494,14 @@ def test_sharing_never_enlarges_a_picture_and_keeps_those_under_the_share() -> N
         assert all(model.tokens(*size) <= cost for size, cost in zip(shared, costs, strict=True))
         if sum(costs) <= budget:
             assert shared == natural
-        # What fits an equal share of the budget gives nothing, unless another picture cannot come down to its own.
+        # What fits an equal share of the budget gives nothing, unless another image cannot come down to its own.
         share = budget // len(sizes)
         if all(smallest(size, model) <= share for size in sizes):
             for before, after, cost in zip(natural, shared, costs, strict=True):
                 assert cost > share or before == after, (sizes, model, budget)
 
 
-def test_a_larger_budget_makes_no_picture_smaller() -> None:
+def test_a_larger_budget_makes_no_image_smaller() -> None:
     for sizes, model, budget in sharing_cases()[:60]:
         costs = [
             [model.tokens(*size) for size in share_tokens(sizes, model, amount)]

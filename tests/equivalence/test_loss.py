@@ -86,15 +86,15 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float(((found - expected).abs() / expected.abs()).detach())
 
 
-def with_and_without_pictures(corpus: Corpus) -> tuple[list[int], list[int]]:
+def with_and_without_images(corpus: Corpus) -> tuple[list[int], list[int]]:
     counts = [len(corpus.images(index)) for index in range(len(corpus))]
     return [i for i, n in enumerate(counts) if n], [i for i, n in enumerate(counts) if not n]
 
 
 def test_a_row_equals_the_sum_of_its_samples_run_alone(model: PreTrainedModel, prepared: Prepared) -> None:
     indices = list(range(len(prepared.corpora["train"])))
-    pictured, plain = with_and_without_pictures(prepared.corpora["train"])
-    assert pictured, "the row must mix samples with pictures"
+    imaged, plain = with_and_without_images(prepared.corpora["train"])
+    assert imaged, "the row must mix samples with images"
     assert plain, "and without"
     expected = torch.stack([alone(model, prepared, index) for index in indices]).sum()
     found = row(model, prepared, indices)
@@ -115,8 +115,8 @@ def test_a_sample_is_not_moved_by_its_neighbours(model: PreTrainedModel, prepare
     assert all(relative(found, expected) < TOLERANCE for found in sums)
 
 
-def test_a_filler_picture_adds_neither_loss_nor_gradient(model: PreTrainedModel, prepared: Prepared) -> None:
-    _, plain = with_and_without_pictures(prepared.corpora["train"])
+def test_a_filler_image_adds_neither_loss_nor_gradient(model: PreTrainedModel, prepared: Prepared) -> None:
+    _, plain = with_and_without_images(prepared.corpora["train"])
     without = row(model, prepared, plain)
     filled = row(model, prepared, plain, with_image=True)
     assert relative(filled, without) < TOLERANCE

@@ -49,13 +49,13 @@ def rope_index(model: PreTrainedModel, ids: list[int], grids: list[list[int]]) -
 
 
 def random_layout(template: Template, geometry: Geometry, seed: int) -> tuple[Layout, int]:
-    """A conversation of random turns, words and pictures, and its number of pictures."""
+    """A conversation of random turns, words and images, and its number of images."""
     random = np.random.default_rng(seed)
     turns: list[Turn] = []
     sizes: list[tuple[int, int]] = []
     for number in range(2 * int(random.integers(1, 5))):
         parts: list[str | int] = []
-        # A model may be shown a picture wherever a text may stand: before, between, after, right behind another.
+        # A model may be shown an image wherever a text may stand: before, between, after, right behind another.
         for _ in range(int(random.integers(1, 5))):
             if random.random() < 0.5:
                 parts.append(len(sizes))
@@ -78,7 +78,7 @@ def test_positions_of_random_conversations_are_rope_index(
     assert layout.position_ids.tolist() == expected
 
 
-def test_the_random_conversations_cover_none_one_and_many_pictures(files: ModelFiles, template: Template) -> None:
+def test_the_random_conversations_cover_none_one_and_many_images(files: ModelFiles, template: Template) -> None:
     counts = [random_layout(template, files.geometry, seed)[1] for seed in range(40)]
     assert 0 in counts
     assert 1 in counts
@@ -88,7 +88,7 @@ def test_the_random_conversations_cover_none_one_and_many_pictures(files: ModelF
 @pytest.mark.parametrize(
     ("height", "width"), [(1, 1), (1, 9), (9, 1), (2, 3), (7, 7), (1, 200)], ids=lambda side: str(side)
 )
-def test_positions_around_a_picture_of_any_shape_are_rope_index(
+def test_positions_around_a_image_of_any_shape_are_rope_index(
     model: PreTrainedModel, files: ModelFiles, template: Template, height: int, width: int
 ) -> None:
     turns = (Turn("user", (0, 1, "then", 2), False), Turn("assistant", ("yes",), True))

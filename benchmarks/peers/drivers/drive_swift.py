@@ -21,7 +21,7 @@ def main() -> None:
     from swift.pipelines import sft_main
     from swift.template.templates.qwen import Qwen2VLTemplate
 
-    # The released vocabulary's ids are constants of its template. In a smaller vocabulary it would find no picture and,
+    # The released vocabulary's ids are constants of its template. In a smaller vocabulary it would find no image and,
     # without a word, train on one token for each.
     Qwen2VLTemplate.image_token_id = json.loads((Path(run["model"]) / "config.json").read_text())["image_token_id"]
 

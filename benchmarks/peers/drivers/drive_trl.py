@@ -1,4 +1,4 @@
-"""One run of TRL: its ``SFTTrainer`` as its documentation shows it for pictures, with a meter.
+"""One run of TRL: its ``SFTTrainer`` as its documentation shows it for images, with a meter.
 
     python drive_trl.py RUN.json
 

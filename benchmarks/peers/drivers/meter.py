@@ -68,7 +68,7 @@ def install(path: str, *, start_only: bool) -> None:
 
 
 def _count(batch: Any, trainer: Trainer) -> dict[str, int]:
-    """Positions that are computed, those of them that hold a token, targets and pictures of one batch."""
+    """Positions that are computed, those of them that hold a token, targets and images of one batch."""
     if "batch" in batch:  # Triptych's row: it holds nothing but tokens
         row = batch["batch"]
         slots = real = row.input_ids.numel()

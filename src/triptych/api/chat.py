@@ -41,7 +41,7 @@ class Chat:
         pieces: list[str] = []
         try:
             for image in images:
-                self._session.add_picture(image if isinstance(image, Image.Image) else str(image))
+                self._session.add_image(image if isinstance(image, Image.Image) else str(image))
             answer = self._session.ask(text, pieces.append)
         except ChatError as error:
             self._session.forget_waiting()

@@ -11,7 +11,7 @@ from triptych.inference.chat_session import ChatError, Session, open_session
 
 COMMAND = re.compile(r"/[a-z]+")
 HELP = """\
-/image PATH  show a picture with the next message; <image> in the message marks where it stands, else it comes first
+/image PATH  show an image with the next message; <image> in the message marks where it stands, else it comes first
 /reset       forget what was said
 /quit        end, as Ctrl-D does; Ctrl-C stops an answer
 A line that ends in \\ goes on in the next one."""
@@ -29,7 +29,7 @@ def chat(
 
     Args:
         folder: the model.
-        paths: pictures of the first message.
+        paths: images of the first message.
         max_new_tokens: longest answer; None for the run's own limit.
         temperature: 0 for the likeliest token every time.
         thinking: whether answers begin with a thinking block; None for the model's own way.
@@ -60,7 +60,7 @@ def _obey(session: Session, line: str) -> None:
     """Do what one line of input says."""
     command, _, rest = line.partition(" ")
     if command == "/image":
-        tell(session.add_picture(rest.strip().strip("'\"")))
+        tell(session.add_image(rest.strip().strip("'\"")))
     elif command == "/reset":
         session.reset()
         tell("forgotten")

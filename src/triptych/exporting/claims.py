@@ -6,7 +6,7 @@ weights    every tensor read back equals the merged one, bit for bit
 changes    what learned changed, what was frozen did not
 merge      adapters merged into the base say what adapters beside it say, before anything is rounded
 logits     equal to those of the trainer's model, within the rounding of the export's precision
-answer     the merged model in memory and the one read back say the same about pictures
+answer     the merged model in memory and the one read back say the same about images
 """
 
 from __future__ import annotations
@@ -162,13 +162,13 @@ def check_reading(files: ModelFiles, trained: ModelFiles, geometry: Geometry) ->
         ProofError: naming what differs.
     """
     if files.geometry != geometry:
-        raise ProofError(f"pictures are cut otherwise than in training: {files.geometry}, trained with {geometry}")
+        raise ProofError(f"images are cut otherwise than in training: {files.geometry}, trained with {geometry}")
     if (files.image_mean, files.image_std) != (trained.image_mean, trained.image_std):
-        raise ProofError("pictures are normalised otherwise than in training: image_mean or image_std differ")
+        raise ProofError("images are normalised otherwise than in training: image_mean or image_std differ")
     if files.text_hash() != trained.text_hash():
         raise ProofError("the tokenizer or the chat template is not the one of training")
     return (
-        f"{geometry.min_pixels:,} to {geometry.max_pixels:,} px per picture as in training; "
+        f"{geometry.min_pixels:,} to {geometry.max_pixels:,} px per image as in training; "
         "tokenizer and chat template of the base"
     )
 

@@ -1,4 +1,4 @@
-"""Samples of a run's own data, and what a model says of them: its logits, and an answer about pictures."""
+"""Samples of a run's own data, and what a model says of them: its logits, and an answer about images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Witness:
     ) -> None:
         """
         Args:
-            corpus: where the samples come from, evenly spread over those with pictures, if any has one.
+            corpus: where the samples come from, evenly spread over those with images, if any has one.
             template: the model's markup.
             files: the model's small files.
             samples: how many.
@@ -52,7 +52,7 @@ class Witness:
             device: to ask on; see ``roomy_device``.
 
         Raises:
-            DataError: if a picture of them no longer decodes.
+            DataError: if an image of them no longer decodes.
         """
         self.device = device
         self.template = template
@@ -62,7 +62,7 @@ class Witness:
         indices = spread(corpus, samples)
         self.origins = tuple(str(corpus.origin(index)) for index in indices)
         self.batches = [self._batch(corpus, index) for index in indices]
-        # The sample with most pictures is the one to answer.
+        # The sample with most images is the one to answer.
         asked = max(indices, key=lambda index: int(corpus.image_counts[index]))
         prompt = PromptDataset(corpus, template, [asked])[0]
         if not isinstance(prompt, Prompt):
@@ -73,7 +73,7 @@ class Witness:
     def _batch(self, corpus: Corpus, index: int) -> Batch:
         batch = build_batch(corpus, [index], filler=self.template.filler())
         if batch.problems:
-            raise DataError(batch.problems, "the proof needs this picture; restore it")
+            raise DataError(batch.problems, "the proof needs this image; restore it")
         return batch.to(self.device)
 
     @torch.inference_mode()
@@ -89,7 +89,7 @@ class Witness:
             return [self.forward.logits(model, batch).float().cpu() for batch in self.batches]
 
     def answer(self, model: PreTrainedModel) -> str:
-        """The likeliest answer to the sample with most pictures."""
+        """The likeliest answer to the sample with most images."""
         (written,) = answer(model, [self.prompt], self.template, self.normalizer, max_new_tokens=self.max_new_tokens)
         return self.template.decode(written.ids)
 
@@ -127,7 +127,7 @@ def roomy_device(weights: int) -> torch.device:
 
 
 def spread(corpus: Corpus, samples: int) -> Sequence[int]:
-    """Numbers of samples, evenly spread over those with pictures; over all, where none has one."""
+    """Numbers of samples, evenly spread over those with images; over all, where none has one."""
     pool = np.flatnonzero(corpus.image_counts)
     pool = pool if len(pool) else np.arange(len(corpus))
     chosen: list[int] = pool[np.unique(np.linspace(0, len(pool) - 1, samples).round().astype(int))].tolist()

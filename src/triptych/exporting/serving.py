@@ -25,11 +25,11 @@ class Demands:
     images: int
     """Most images of a sample."""
     tokens: int
-    """Longest sample as a server sees it, tokens: with its pictures at the limits per picture."""
+    """Longest sample as a server sees it, tokens: with its images at the limits per image."""
     new_tokens: int
     """Longest answer, tokens."""
     shrunk: bool
-    """Whether the run made pictures smaller than that to keep a budget of the sample; a server does not."""
+    """Whether the run made images smaller than that to keep a budget of the sample; a server does not."""
     context: int | None
     """Longest sequence that the model's positions allow, tokens."""
     skip_thinking: bool
@@ -54,8 +54,8 @@ def demands(
 ) -> Demands:
     """What the samples of ``corpora`` ask of a server.
 
-    Where budgets of the sample made pictures smaller, their tokens at a server are not known without measuring anew;
-    then every picture counts as many as ``geometry`` allows one.
+    Where budgets of the sample made images smaller, their tokens at a server are not known without measuring anew;
+    then every image counts as many as ``geometry`` allows one.
     """
     images = tokens = 0
     largest = geometry.max_pixels // geometry.factor**2
@@ -110,7 +110,7 @@ def notes(wanted: Demands, geometry: Geometry) -> list[str]:
     """What whoever serves the model should know, in sentences."""
     found = [
         f"The folder's processor files hold the pixel limits of training ({geometry.min_pixels:,} to "
-        f"{geometry.max_pixels:,} px per picture); vLLM and transformers read them from there. To change them for one "
+        f"{geometry.max_pixels:,} px per image); vLLM and transformers read them from there. To change them for one "
         f"server of vLLM: `{pixel_limits(geometry)}`."
     ]
     if wanted.skip_thinking:
@@ -121,9 +121,9 @@ def notes(wanted: Demands, geometry: Geometry) -> list[str]:
         )
     if wanted.shrunk:
         found.append(
-            "In training, pictures of long samples were made smaller to keep the sample within its budget. A server "
-            "takes every picture at the limit per picture: send such pictures already small, or lower `max_pixels`. "
-            "`--max-model-len` counts every picture at that limit."
+            "In training, images of long samples were made smaller to keep the sample within its budget. A server "
+            "takes every image at the limit per image: send such images already small, or lower `max_pixels`. "
+            "`--max-model-len` counts every image at that limit."
         )
     if wanted.context is not None and wanted.tokens + wanted.new_tokens > wanted.context:
         found.append(

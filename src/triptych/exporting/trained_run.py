@@ -31,7 +31,7 @@ class TrainedRun:
     """With the pixel limits of the run."""
     corpora: dict[Split, Corpus]
     shrunk: bool
-    """Whether pictures were made smaller to keep a budget of their sample."""
+    """Whether images were made smaller to keep a budget of their sample."""
 
     @property
     def witnesses(self) -> Corpus:

@@ -21,21 +21,21 @@ from triptych.text.template import Encoded
 
 @dataclass(frozen=True, slots=True)
 class RowFeatures:
-    """What is known of a row's images in a run that keeps features. L levels, F tokens, D width, M pictures."""
+    """What is known of a row's images in a run that keeps features. L levels, F tokens, D width, M decoded images."""
 
     known: torch.Tensor
     """(L, F, D) bfloat16: features of the images that are known, one after the other"""
     tokens: tuple[int, ...]
     """(N,) language tokens of each image"""
-    pictures: tuple[int, ...]
-    """(N,) which of the row's M decoded pictures an image shows, -1 (``KNOWN``) where its features are known"""
+    images: tuple[int, ...]
+    """(N,) which of the row's M decoded images an image shows, -1 (``KNOWN``) where its features are known"""
     entries: tuple[bytes | None, ...]
-    """(M,) the name that a picture's features are stored under; None for one that is not stored"""
+    """(M,) the name that a decoded image's features are stored under; None for one that is not stored"""
 
     def part(self, start: int, end: int) -> RowFeatures:
         """Of the images ``start`` to ``end``, all of which must be known."""
         first, last = sum(self.tokens[:start]), sum(self.tokens[:end])
-        return RowFeatures(self.known[:, first:last], self.tokens[start:end], self.pictures[start:end], ())
+        return RowFeatures(self.known[:, first:last], self.tokens[start:end], self.images[start:end], ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Batch:
     position_ids: torch.Tensor
     """(4, 1, T) int64: row 0 restarts with every sample, rows 1-3 are M-RoPE temporal, height, width."""
     pixels: torch.Tensor
-    """(P, 3 * p * p) uint8, neither normalised nor repeated in time; of each image, or of M pictures (``features``)"""
+    """(P, 3 * p * p) uint8, neither normalised nor repeated in time; of each image, or of the M decoded ones"""
     image_grid_thw: torch.Tensor
     """(N, 3) int64, patches"""
     logits_to_keep: torch.Tensor
@@ -69,16 +69,16 @@ class Batch:
 
     @property
     def decoded(self) -> tuple[int, ...]:
-        """For each picture in ``pixels`` the first of the N images that shows it."""
+        """For each image in ``pixels`` the first of the N images that shows it."""
         if self.features is None:
             return tuple(range(len(self.image_grid_thw)))
-        numbers = self.features.pictures
-        return tuple(numbers.index(picture) for picture in range(len(self.features.entries)))
+        numbers = self.features.images
+        return tuple(numbers.index(image) for image in range(len(self.features.entries)))
 
     @property
     def known_images(self) -> int:
         """How many of the N images need no pixels: their features were stored."""
-        return 0 if self.features is None else self.features.pictures.count(KNOWN)
+        return 0 if self.features is None else self.features.images.count(KNOWN)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
         """The same row with its tensors on ``device``."""
@@ -146,7 +146,7 @@ def to_batch(row: Row) -> Batch:
 
 def _features(found: KnownFeatures) -> RowFeatures:
     known = torch.from_numpy(found.known).view(torch.bfloat16)
-    return RowFeatures(known, found.tokens, found.pictures, found.entries)
+    return RowFeatures(known, found.tokens, found.images, found.entries)
 
 
 class RowDataset(torch.utils.data.Dataset[Batch]):

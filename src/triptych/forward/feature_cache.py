@@ -204,9 +204,9 @@ class FeatureCache:
         if features is None or not features.entries:
             return row
         new = self._make(row, features)
-        sized = zip(features.tokens, features.pictures, strict=True)
-        known = iter(torch.split(features.known, [n for n, picture in sized if picture == KNOWN], dim=1))
-        values = [next(known) if picture == KNOWN else new[picture] for picture in features.pictures]
+        sized = zip(features.tokens, features.images, strict=True)
+        known = iter(torch.split(features.known, [n for n, image in sized if image == KNOWN], dim=1))
+        values = [next(known) if image == KNOWN else new[image] for image in features.images]
         complete = RowFeatures(torch.cat(values, dim=1), features.tokens, (KNOWN,) * len(values), ())
         return replace(row, pixels=row.pixels[:0], features=complete)
 

@@ -122,7 +122,7 @@ class MemoryModel:
     ) -> None:
         kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
         each = [self._layer(text, kind, normed=normed, repeats=masked) for kind in kinds]
-        # Where the pictures' side learns, gradients go through all layers on their way to it.
+        # Where the images' side learns, gradients go through all layers on their way to it.
         alone = all(place.part == "language" for place in learning)
         first = max(0, min(place.layer for place in learning)) if alone else 0
         inputs = len(kinds) * text.hidden_size * FLOAT32

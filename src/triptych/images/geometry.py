@@ -1,7 +1,7 @@
 """Patch arithmetic: from an image's height and width to its resized size, patch grid and token count.
 
 The only module that knows how pixels become patches and patches become language tokens. With Qwen2-VL's patch of
-14 px and merge of 2, a 640 x 480 picture (height 480, width 640) under ``max_pixels = 262,144`` goes
+14 px and merge of 2, a 640 x 480 image (height 480, width 640) under ``max_pixels = 262,144`` goes
 
     480 x 640 px  ->  resized 420 x 588 px  ->  grid 30 x 42 patches  ->  15 x 21 = 315 tokens
 """
@@ -14,19 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 MAX_ASPECT = 200
-"""Longest side over shortest side beyond which the family's image processors refuse a picture."""
+"""Longest side over shortest side beyond which the family's image processors refuse an image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How a model cuts pictures, and the pixel limits of one picture."""
+    """How a model cuts images, and the pixel limits of one image."""
 
     patch_size: int
     """Side of a patch, px."""
     merge_size: int
     """Patches per side that the merger turns into one language token."""
     temporal_patch_size: int
-    """Frames per patch; a still picture is repeated this often on the device."""
+    """Frames per patch; a still image is repeated this often on the device."""
     min_pixels: int
     max_pixels: int
 
@@ -44,7 +44,7 @@ class Geometry:
         )
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width, px, that a picture is resized to before it is cut into patches.
+        """Height and width, px, that an image is resized to before it is cut into patches.
 
         Multiples of ``factor``, the aspect ratio kept as nearly as possible, the area within the pixel limits.
         Equal to ``smart_resize`` of transformers' Qwen2-VL image processors.
@@ -68,18 +68,18 @@ class Geometry:
         return resized_height, resized_width
 
     def grid(self, resized_height: int, resized_width: int) -> tuple[int, int, int]:
-        """Patch grid (temporal, height, width) of a resized picture."""
+        """Patch grid (temporal, height, width) of a resized image."""
         return 1, resized_height // self.patch_size, resized_width // self.patch_size
 
     def tokens(self, resized_height: int, resized_width: int) -> int:
-        """Language tokens that a resized picture costs, its start and end marks not counted."""
+        """Language tokens that a resized image costs, its start and end marks not counted."""
         return (resized_height // self.factor) * (resized_width // self.factor)
 
     def shrunk(self, height: int, width: int, token_cap: int) -> tuple[int, int]:
         """Resized size under ``token_cap`` tokens, but never below ``min_pixels``.
 
-        Rounding to whole tokens can undershoot ``min_pixels``; then the limit of this picture is raised until it does
-        not. A long thin picture overshoots its limit, since its short side cannot go below one token; then the limit
+        Rounding to whole tokens can undershoot ``min_pixels``; then the limit of this image is raised until it does
+        not. A long thin image overshoots its limit, since its short side cannot go below one token; then the limit
         is lowered until it does not. The result is always what ``resized`` gives under some ``max_pixels``.
         """
         natural = self.resized(height, width)
@@ -101,25 +101,25 @@ class Geometry:
 
 
 def is_extreme(height: int, width: int) -> bool:
-    """Whether a picture is too long and thin for the family."""
+    """Whether an image is too long and thin for the family."""
     return max(height, width) / min(height, width) > MAX_ASPECT
 
 
 def share_tokens(sizes: Sequence[tuple[int, int]], geometry: Geometry, budget: int) -> list[tuple[int, int]]:
-    """Resize pictures so that together they cost at most ``budget`` tokens, if they can.
+    """Resize images so that together they cost at most ``budget`` tokens, if they can.
 
-    Water-filling: one cap for all, as high as the budget allows. Pictures under the cap keep their size, the others
+    Water-filling: one cap for all, as high as the budget allows. Images under the cap keep their size, the others
     shrink to it alike. For naturals of 300, 100 and 900 tokens and a budget of 800 the cap settles at 400:
 
         300 100 900  ->  300 100 400
 
     Args:
-        sizes: (height, width) of each picture, px, as measured.
-        geometry: the model's patch arithmetic and the limits per picture.
-        budget: language tokens for all pictures together.
+        sizes: (height, width) of each image, px, as measured.
+        geometry: the model's patch arithmetic and the limits per image.
+        budget: language tokens for all images together.
 
     Returns:
-        (resized height, resized width) per picture. Over ``budget`` only where ``min_pixels`` allows no less.
+        (resized height, resized width) per image. Over ``budget`` only where ``min_pixels`` allows no less.
     """
     natural = [geometry.resized(*size) for size in sizes]
     costs = [geometry.tokens(*size) for size in natural]

@@ -19,7 +19,7 @@ _LONGEST = 1 << 17
 _TAILS = (1 << 15, 72 << 10)
 """Bytes at the end of a PNG that are searched for its last pixels; Pillow writes chunks of 64 KiB."""
 _MOST_PIXELS = 89_478_485
-"""From here on Pillow warns of pictures, and soon refuses them."""
+"""From here on Pillow warns of images, and soon refuses them."""
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 _ORIENTATION = 0x0112
@@ -213,7 +213,7 @@ def _check_tables(data: bytes) -> None:
 def _check_application(read: _Reader, begin: int, end: int) -> None:
     """APP0, APP2, APP13 and APP14, where Pillow stumbles over some that are cut short."""
     name, length = read.at(begin, min(end - begin, 14)), end - begin
-    _sure(not name.startswith(b"MPF\0"))  # the file may hold several pictures
+    _sure(not name.startswith(b"MPF\0"))  # the file may hold several images
     if name.startswith((b"JFIF", b"Adobe")):
         _sure(length >= 12)
     elif name.startswith(b"ICC_PROFILE\0"):
@@ -318,7 +318,7 @@ def _check_behind_pixels(read: _Reader, position: int) -> None:
 def _late_pixels(read: _Reader, position: int) -> int:
     """A chunk of pixels near the end, from which chunk follows chunk to the end of the file; else ``position``.
 
-    A large picture has thousands of chunks, and each is a request where the file is remote.
+    A large image has thousands of chunks, and each is a request where the file is remote.
     """
     for length in _TAILS:
         if read.size - position <= 2 * length:
@@ -375,7 +375,7 @@ def _webp(read: _Reader) -> tuple[int, int, int]:
 
 
 def _webp_frame(read: _Reader, kind: bytes, begin: int, length: int) -> tuple[int, int]:
-    """(height, width) of one picture, from the fields of its bitstream that libwebp checks as it opens a file."""
+    """(height, width) of one image, from the fields of its bitstream that libwebp checks as it opens a file."""
     _sure(length >= 10)
     data = read.at(begin, 10)
     if kind == b"VP8L":

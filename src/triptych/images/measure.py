@@ -30,7 +30,7 @@ INLINE = "data:"
 REFUSED = "refused:"
 
 MAX_IMAGE_PIXELS = 178_956_970
-"""Pictures with more pixels are taken for decompression bombs (the limit at which Pillow raises its error)."""
+"""Images with more pixels are taken for decompression bombs (the limit at which Pillow raises its error)."""
 
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _TURNS = {
@@ -44,7 +44,7 @@ _TURNS = {
 }
 SIDEWAYS = tuple(_TURNS[orientation] for orientation in _SIDEWAYS)
 """Turns that exchange height and width."""
-_FLOAT_MODES = ("F",)  # 32-bit floating point: no range is defined, so no 8-bit picture follows from it
+_FLOAT_MODES = ("F",)  # 32-bit floating point: no range is defined, so no 8-bit image follows from it
 _PNG_TEXTS = (b"iTXt", b"tEXt", b"zTXt")
 _PNG_KEYWORDS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # of the texts that can hold an orientation
 
@@ -295,7 +295,7 @@ def _decoded_exif(image: Image.Image) -> Image.Exif:
 
 
 class _Quiet:
-    """Pillow warns of large but sane pictures and of odd metadata; neither changes the pixels.
+    """Pillow warns of large but sane images and of odd metadata; neither changes the pixels.
 
     Filters of warnings belong to the process: the first thread that comes changes them, the last one restores them.
     """

@@ -34,12 +34,12 @@ ORIGIN = Origin("the conversation", 0)
 
 
 class ChatError(Exception):
-    """A message or a picture that cannot be taken; the conversation goes on without it."""
+    """A message or an image that cannot be taken; the conversation goes on without it."""
 
 
 @dataclass(slots=True)
 class Session:
-    """A conversation with a model: what was said, and the pictures waiting for the next message."""
+    """A conversation with a model: what was said, and the images waiting for the next message."""
 
     model: PreTrainedModel
     reading: Reading
@@ -49,12 +49,12 @@ class Session:
     thinking: bool | None = None
     """Whether answers begin with a thinking block, where the model's template leaves a choice."""
     turns: tuple[Turn, ...] = ()
-    pictures: list[tuple[ImageRef, Image.Image]] = field(default_factory=list)
+    images: list[tuple[ImageRef, Image.Image]] = field(default_factory=list)
     """Upright and in RGB; the first ``shown`` of them belong to turns, the others wait."""
     shown: int = 0
 
-    def add_picture(self, image: str | Image.Image) -> str:
-        """Read a picture for the next message, from a file or as it is in memory; says what it will cost.
+    def add_image(self, image: str | Image.Image) -> str:
+        """Read an image for the next message, from a file or as it is in memory; says what it will cost.
 
         Raises:
             ChatError: if it cannot be read.
@@ -70,11 +70,11 @@ class Session:
             raise ChatError(error.message) from error
         if is_extreme(picture.height, picture.width):
             raise ChatError(f"{path}: aspect ratio of {picture.height} x {picture.width} is over {MAX_ASPECT}")
-        self.pictures.append((ref, picture))
+        self.images.append((ref, picture))
         height, width = self.reading.geometry.resized(picture.height, picture.width)
         tokens = self.reading.geometry.tokens(height, width)
         return (
-            f"picture {len(self.pictures)}: {path}, {picture.height} x {picture.width} px, resized to "
+            f"image {len(self.images)}: {path}, {picture.height} x {picture.width} px, resized to "
             f"{height} x {width}: {tokens:,} tokens"
         )
 
@@ -98,30 +98,30 @@ class Session:
         )
         if answer.ids or answer.finished:  # else it was interrupted at once
             self.turns = (*turns, Turn("assistant", (opening + template.decode(answer.ids),), True))
-            self.shown = len(self.pictures)
+            self.shown = len(self.images)
         return answer
 
     def forget_waiting(self) -> None:
-        """Take back the pictures of a message that could not be sent."""
-        del self.pictures[self.shown :]
+        """Take back the images of a message that could not be sent."""
+        del self.images[self.shown :]
 
     def reset(self) -> None:
-        """Forget what was said, and all pictures."""
-        self.turns, self.pictures, self.shown = (), [], 0
+        """Forget what was said, and all images."""
+        self.turns, self.images, self.shown = (), [], 0
 
     def parts(self, text: str) -> tuple[str | int, ...]:
-        """A message with the waiting pictures at its marks; without marks they come first, as in most data.
+        """A message with the waiting images at its marks; without marks they come first, as in most data.
 
         Raises:
-            ChatError: if marks and waiting pictures do not match.
+            ChatError: if marks and waiting images do not match.
         """
-        waiting = range(self.shown, len(self.pictures))
+        waiting = range(self.shown, len(self.images))
         pieces = text.split(MARK)
         marks = len(pieces) - 1
         if not marks:
             return (*waiting, text)
         if marks != len(waiting):
-            raise ChatError(f"{marks} {MARK} in the message, but {len(waiting)} pictures wait for it; see /help")
+            raise ChatError(f"{marks} {MARK} in the message, but {len(waiting)} images wait for it; see /help")
         parts: list[str | int] = []
         for number, piece in zip((None, *waiting), pieces, strict=True):
             parts += ([] if number is None else [number]) + ([piece] if piece else [])
@@ -131,19 +131,19 @@ class Session:
         """What was said so far, encoded turn by turn as in training, and the text it holds of the answer already.
 
         Raises:
-            ChatError: if no permitted size of the pictures keeps it within the run's budget of a sample.
+            ChatError: if no permitted size of the images keeps it within the run's budget of a sample.
         """
         template, geometry, budget = self.reading.template, self.reading.geometry, self.reading.budget
-        refs = tuple(ref for ref, _ in self.pictures)
+        refs = tuple(ref for ref, _ in self.images)
         encoded = template.encode_prompt(Conversation(turns, refs, ORIGIN), thinking=self.thinking)
         try:
-            fitted = fit(encoded, [(picture.height, picture.width) for _, picture in self.pictures], geometry, budget)
+            fitted = fit(encoded, [(picture.height, picture.width) for _, picture in self.images], geometry, budget)
         except TooLongError as error:
             raise ChatError(f"{error}; /reset starts anew") from error
         layout = lay_out(fitted.encoded, fitted.resized, geometry, ORIGIN)
         patches = [
             pixels.patchify(pixels.resize(picture, size), geometry)
-            for (_, picture), size in zip(self.pictures, fitted.resized, strict=True)
+            for (_, picture), size in zip(self.images, fitted.resized, strict=True)
         ]
         header = np.flatnonzero(encoded.ids == template.turn_start)[-1]
         opening = template.decode(encoded.ids[header:].tolist()).partition("\n")[2]

@@ -1,4 +1,4 @@
-"""A page that shows held-out answers beside their pictures: one file, no scripts, opens anywhere."""
+"""A page that shows held-out answers beside their images: one file, no scripts, opens anywhere."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_page(
         shown = tasks.setdefault(prediction.task or "samples", [])
         if len(shown) < SHOWN_PER_TASK:
             pictures = [_thumbnail(image) for image in corpus.images(numbers[prediction.origin])]
-            shown.append({"prediction": prediction, "pictures": pictures})
+            shown.append({"prediction": prediction, "images": pictures})
     environment = Environment(autoescape=True)
     template = environment.from_string(files("triptych").joinpath("assets/eval.html.j2").read_text(encoding="utf-8"))
     page = template.render(title=title, scores=scores, tasks=dict(sorted(tasks.items())), per_task=SHOWN_PER_TASK)
@@ -39,7 +39,7 @@ def write_page(
 
 
 def _thumbnail(image: SizedImage) -> str | None:
-    """A small data URI of the picture; None if it no longer decodes."""
+    """A small data URI of the image; None if it no longer decodes."""
     try:
         picture = load_rgb(image.location)
     except ImageError:

@@ -1,4 +1,4 @@
-"""``triptych eval``: answer held-out samples, compare with the recorded answers, show both beside the pictures."""
+"""``triptych eval``: answer held-out samples, compare with the recorded answers, show both beside the images."""
 
 from __future__ import annotations
 

@@ -125,10 +125,10 @@ class _Pieces(BaseStreamer):
 def _inputs(
     model: PreTrainedModel, prompts: Sequence[Prompt], template: Template, normalizer: PixelNormalizer
 ) -> dict[str, torch.Tensor]:
-    """What ``generate`` takes: prompts padded on the left to one length, their pictures end to end."""
+    """What ``generate`` takes: prompts padded on the left to one length, their images end to end."""
     ids = [torch.from_numpy(prompt.layout.input_ids) for prompt in prompts]
     longest = max(map(len, ids))
-    # Ids under the padding are never attended to; any id that is no picture will do.
+    # Ids under the padding are never attended to; any id that is no image will do.
     input_ids = torch.full((len(ids), longest), template.turn_end)
     attention = torch.zeros((len(ids), longest), dtype=torch.long)
     for row, tokens in enumerate(ids):
@@ -141,7 +141,7 @@ def _inputs(
         grids = np.concatenate([prompt.layout.grids for prompt in prompts])
         inputs["pixel_values"] = normalizer(torch.from_numpy(pixels).to(device))
         inputs["image_grid_thw"] = torch.from_numpy(grids).to(device)
-        # Tells the model which tokens are pictures, for their positions.
+        # Tells the model which tokens are images, for their positions.
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == template.image_pad).int()
     return inputs
 

@@ -1,6 +1,6 @@
 """The tower's first layer as a matrix product: a convolution whose kernels do not overlap is one.
 
-Of a still picture all frames of a patch are equal, so its kernels may be summed over them first: half the arithmetic,
+Of a still image all frames of a patch are equal, so its kernels may be summed over them first: half the arithmetic,
 and no copy of the pixels. On a CPU this is 5 to 15 times faster than the convolution.
 """
 

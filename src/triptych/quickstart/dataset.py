@@ -1,4 +1,4 @@
-"""Writes the quickstart's data: pictures of handwritten digits, and conversations about several of them."""
+"""Writes the quickstart's data: images of handwritten digits, and conversations about several of them."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from triptych.quickstart.scans import Scan, split_scans, write_picture
+from triptych.quickstart.scans import Scan, split_scans, write_image
 from triptych.quickstart.tasks import BASE_TASKS, LANGUAGES, TASKS, TRAIN_TASKS, Album, Sample, Task, name
 
-PICTURES_PER_SCAN = 4
-PICTURES_PER_SCAN_BASE = 16
+IMAGES_PER_SCAN = 4
+IMAGES_PER_SCAN_BASE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +25,16 @@ class DatasetFiles:
 def write_dataset(
     out: Path, *, train_samples: int, test_samples: int, seed: int, on_scan: Callable[[int], None] = lambda _: None
 ) -> DatasetFiles:
-    """The four tasks with several pictures in two languages, some naming of single ones among the training samples.
+    """The four tasks with several images in two languages, some naming of single ones among the training samples.
 
-    ``on_scan`` is called with 1 after every scan whose pictures are written, for a progress bar.
+    ``on_scan`` is called with 1 after every scan whose images are written, for a progress bar.
     """
-    return _write(out, TRAIN_TASKS, TASKS, PICTURES_PER_SCAN, train_samples, test_samples, seed, on_scan)
+    return _write(out, TRAIN_TASKS, TASKS, IMAGES_PER_SCAN, train_samples, test_samples, seed, on_scan)
 
 
 def write_base_dataset(out: Path, *, train_samples: int, test_samples: int, seed: int) -> DatasetFiles:
-    """What the tiny base model is trained on, one picture or none, and tested on: naming the digit of one picture."""
-    return _write(out, BASE_TASKS, (name,), PICTURES_PER_SCAN_BASE, train_samples, test_samples, seed)
+    """What the tiny base model is trained on, one image or none, and tested on: naming the digit of one image."""
+    return _write(out, BASE_TASKS, (name,), IMAGES_PER_SCAN_BASE, train_samples, test_samples, seed)
 
 
 def _write(
@@ -66,7 +66,7 @@ def _write_album(folder: Path, scans: Iterable[Scan], views: int, rng: Random, o
     files: list[tuple[Scan, list[Path]]] = []
     for scan in scans:
         paths = [folder / f"{scan.number:04}_{view}" for view in range(views)]
-        files.append((scan, [write_picture(scan, path, rng) for path in paths]))
+        files.append((scan, [write_image(scan, path, rng) for path in paths]))
         on_scan(1)
     return Album(files)
 
@@ -77,7 +77,7 @@ def _record(identity: str, sample: Sample, root: Path) -> dict[str, object]:
         for question, answer in sample.turns
         for speaker, text in (("human", question), ("gpt", answer))
     ]
-    images = [picture.path.relative_to(root).as_posix() for picture in sample.pictures]
+    images = [image.path.relative_to(root).as_posix() for image in sample.images]
     return {"id": identity, "task": sample.task, "conversations": turns, "images": images}
 
 

@@ -54,7 +54,7 @@ def write_files(out: Path, console: Console) -> Path:
     """Write data, base model and run file into ``out``; returns the run file."""
     if (out / "run").exists():
         raise ConfigError(f"{out} holds an earlier quickstart; remove it, or choose another folder with --out")
-    console.print(f"writing pictures of handwritten digits to {out / 'data'} ...", markup=False)
+    console.print(f"writing images of handwritten digits to {out / 'data'} ...", markup=False)
     with terminal.bar("drawing scans", len(load_scans()), console) as advance:
         write_dataset(out / "data", train_samples=TRAIN_SAMPLES, test_samples=TEST_SAMPLES, seed=SEED, on_scan=advance)
     write_base_dataset(out / "naming", train_samples=0, test_samples=NAMING_SAMPLES, seed=SEED)
@@ -76,7 +76,7 @@ def _name_files(out: Path, settings: RunSettings, final: Path, console: Console)
         "\n".join(
             (
                 "Look at:",
-                f"  {evaluated / final.name / 'index.html'}   answers beside their pictures, wrong ones first",
+                f"  {evaluated / final.name / 'index.html'}   answers beside their images, wrong ones first",
                 f"  {evaluated / Path(settings.model.path).name / 'index.html'}   the same of the base model",
                 f"  {output / 'loss.png'}   the loss curve",
                 f"  {out / 'data' / 'train.json'}   the data, in the shape that yours has",

@@ -1,4 +1,4 @@
-"""The embedded scans of handwritten digits, and pictures of them: varied in size, colour, tilt and file format."""
+"""The embedded scans of handwritten digits, and images of them: varied in size, colour, tilt and file format."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -44,20 +44,20 @@ def split_scans() -> tuple[list[Scan], list[Scan]]:
     return scans[HELD_OUT:], scans[:HELD_OUT]
 
 
-def write_picture(scan: Scan, path_without_suffix: Path, rng: Random) -> Path:
+def write_image(scan: Scan, path_without_suffix: Path, rng: Random) -> Path:
     """Draw a scan, sides of 56 to 84 pixels, and save it as a PNG or a JPEG. Returns the file's path."""
-    picture = draw(scan, rng)
+    image = draw(scan, rng)
     if rng.random() < 0.5:
         path = path_without_suffix.with_suffix(".png")
-        picture.save(path)
+        image.save(path)
     else:
         path = path_without_suffix.with_suffix(".jpg")
-        picture.save(path, quality=rng.randint(80, 95))
+        image.save(path, quality=rng.randint(80, 95))
     return path
 
 
 def draw(scan: Scan, rng: Random) -> Image.Image:
-    """The scan enlarged to fill the picture, tilted and cropped a little, in dark ink on light paper."""
+    """The scan enlarged to fill the image, tilted and cropped a little, in dark ink on light paper."""
     width, height = rng.randint(56, 84), rng.randint(56, 84)
     edges = (
         rng.uniform(0, 0.4),
@@ -70,9 +70,9 @@ def draw(scan: Scan, rng: Random) -> Image.Image:
     ink = ink.rotate(rng.uniform(-8, 8), Image.Resampling.BILINEAR)
 
     paper_colour, ink_colour = _two_colours(rng)
-    picture = Image.new("RGB", (width, height), paper_colour)
-    picture.paste(ink_colour, mask=ink)
-    return picture
+    image = Image.new("RGB", (width, height), paper_colour)
+    image.paste(ink_colour, mask=ink)
+    return image
 
 
 def _two_colours(rng: Random) -> tuple[Colour, Colour]:

@@ -1,6 +1,6 @@
-"""Four things people do with several pictures, and naming a single one, as questions and answers in two languages.
+"""Four things people do with several images, and naming a single one, as questions and answers in two languages.
 
-A label stands before each picture, and an answer says what each label shows before it concludes: "A 4, B 7: B is
+A label stands before each image, and an answer says what each label shows before it concludes: "A 4, B 7: B is
 larger." That is how a careful person would answer, and a small model can learn to read first and reason after, which
 it cannot do in one word.
 """
@@ -14,7 +14,7 @@ from triptych.quickstart.scans import Scan
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Image:
     """One file, and the digit on it."""
 
     path: Path
@@ -23,26 +23,26 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A conversation about pictures: questions and answers in turn, `<image>` where a picture belongs."""
+    """A conversation about images: questions and answers in turn, `<image>` where an image belongs."""
 
     task: str
     turns: list[tuple[str, str]]
-    pictures: list[Picture]
+    images: list[Image]
 
 
 class Album:
-    """Pictures to choose from: several files of every scan."""
+    """Images to choose from: several files of every scan."""
 
     def __init__(self, files_of_scan: list[tuple[Scan, list[Path]]]) -> None:
-        self.scans: dict[int, list[list[Picture]]] = {digit: [] for digit in range(10)}
+        self.scans: dict[int, list[list[Image]]] = {digit: [] for digit in range(10)}
         for scan, paths in files_of_scan:
-            self.scans[scan.digit].append([Picture(path, scan.digit) for path in paths])
+            self.scans[scan.digit].append([Image(path, scan.digit) for path in paths])
 
-    def views(self, digit: int, count: int, rng: Random) -> list[Picture]:
-        """`count` different pictures of one scan of the digit."""
+    def views(self, digit: int, count: int, rng: Random) -> list[Image]:
+        """`count` different images of one scan of the digit."""
         return rng.sample(rng.choice(self.scans[digit]), count)
 
-    def picture(self, digit: int, rng: Random) -> Picture:
+    def image(self, digit: int, rng: Random) -> Image:
         return self.views(digit, 1, rng)[0]
 
 
@@ -50,14 +50,14 @@ LABELS = "ABCDE"
 
 
 def name(album: Album, language: str, rng: Random) -> Sample:
-    """What is on one picture? What the base model knows of pictures."""
+    """What is on one image? What the base model knows of images."""
     label = rng.choice(LABELS)
     questions = {
         "en": ["<image>\nWhich digit is this?", f"{label}: <image>\nWhich digit is this?", "<image>Read the digit."],
         "zh": ["<image>\n这是哪个数字？", f"{label}: <image>\n这是哪个数字？", "<image>请读出数字。"],
     }
     digit = rng.randrange(10)
-    return Sample("name", [(rng.choice(questions[language]), str(digit))], [album.picture(digit, rng)])
+    return Sample("name", [(rng.choice(questions[language]), str(digit))], [album.image(digit, rng)])
 
 
 def exercise(album: Album, language: str, rng: Random) -> Sample:  # noqa: ARG001 - one signature for all tasks
@@ -93,7 +93,7 @@ def exercise(album: Album, language: str, rng: Random) -> Sample:  # noqa: ARG00
 
 
 def compare(album: Album, language: str, rng: Random) -> Sample:
-    """Which of two pictures shows the larger digit, or are they equal?"""
+    """Which of two images shows the larger digit, or are they equal?"""
     questions = {
         "en": ["Which digit is larger?", "Compare the two digits."],
         "zh": ["哪个数字更大？", "比较两个数字。"],
@@ -103,12 +103,12 @@ def compare(album: Album, language: str, rng: Random) -> Sample:
     verdicts = {"en": ("B is larger", "equal", "A is larger"), "zh": ("B更大", "一样大", "A更大")}
     verdict = verdicts[language][1 + (first > second) - (first < second)]
     question = _listing(2) + rng.choice(questions[language])
-    pictures = [album.picture(digit, rng) for digit in (first, second)]
-    return Sample("compare", [(question, _answer([first, second], verdict, language))], pictures)
+    images = [album.image(digit, rng) for digit in (first, second)]
+    return Sample("compare", [(question, _answer([first, second], verdict, language))], images)
 
 
 def views(album: Album, language: str, rng: Random) -> Sample:
-    """Several pictures of one and the same thing, next to each other: what is it?"""
+    """Several images of one and the same thing, next to each other: what is it?"""
     count = rng.randint(2, 4)
     marks = "<image>" * count
     questions = {
@@ -127,7 +127,7 @@ def views(album: Album, language: str, rng: Random) -> Sample:
 
 
 def series(album: Album, language: str, rng: Random) -> Sample:
-    """Pictures in order: do the digits rise or fall, or what comes next?"""
+    """Images in order: do the digits rise or fall, or what comes next?"""
     count = rng.randint(3, 5)
     if rng.random() < 0.5:
         runs = [(start, step) for start in range(10) for step in (-1, 1) if 0 <= start + count * step <= 9]
@@ -140,29 +140,29 @@ def series(album: Album, language: str, rng: Random) -> Sample:
         question = {"en": "Do the digits rise or fall?", "zh": "数字在变大还是变小？"}[language]
         rises = digits[0] < digits[-1]
         verdict = {"en": "they rise" if rises else "they fall", "zh": "变大" if rises else "变小"}[language]
-    pictures = [album.picture(digit, rng) for digit in digits]
-    return Sample("series", [(_listing(count) + question, _answer(digits, verdict, language))], pictures)
+    images = [album.image(digit, rng) for digit in digits]
+    return Sample("series", [(_listing(count) + question, _answer(digits, verdict, language))], images)
 
 
 def interleaved(album: Album, language: str, rng: Random) -> Sample:
-    """Text between the pictures, and a question about one of them."""
+    """Text between the images, and a question about one of them."""
     count = rng.randint(1, 4)
     digits = [rng.randrange(10) for _ in range(count)]
     asked = rng.randrange(count)
     label, digit = LABELS[asked], digits[asked]
     question = {"en": f"What is in picture {label}?", "zh": f"图{label}里是什么？"}[language]
     verdict = {"en": f"{label} is {digit}", "zh": f"{label}是{digit}"}[language]
-    pictures = [album.picture(digit, rng) for digit in digits]
-    return Sample("interleaved", [(_listing(count) + question, _answer(digits, verdict, language))], pictures)
+    images = [album.image(digit, rng) for digit in digits]
+    return Sample("interleaved", [(_listing(count) + question, _answer(digits, verdict, language))], images)
 
 
 def _listing(count: int) -> str:
-    """A line for each picture, its label in front."""
+    """A line for each image, its label in front."""
     return "".join(f"{label}: <image>\n" for label in LABELS[:count])
 
 
 def _answer(digits: list[int], verdict: str, language: str) -> str:
-    """First what every picture shows, in order, then the conclusion."""
+    """First what every image shows, in order, then the conclusion."""
     comma, colon, stop = {"en": (", ", ": ", "."), "zh": ("，", "：", "。")}[language]
     return comma.join(f"{label} {digit}" for label, digit in zip(LABELS, digits, strict=False)) + colon + verdict + stop
 

@@ -21,7 +21,7 @@ from triptych.corpus.corpus import Corpus
 from triptych.errors import Origin, Problem
 from triptych.images.pixels import Decode
 from triptych.rows.feature_store import FeatureReader
-from triptych.rows.row_images import Memory, OwnMemory, PictureReading, Room, RowPictures
+from triptych.rows.row_images import ImageReading, Memory, OwnMemory, Room, RowImages
 from triptych.text.layout import Layout, lay_out
 from triptych.text.template import Encoded
 
@@ -36,7 +36,7 @@ class KnownFeatures:
     known: NDArray[np.uint16]
     """(L, F, D) bfloat16 as its bits"""
     tokens: tuple[int, ...]
-    pictures: tuple[int, ...]
+    images: tuple[int, ...]
     entries: tuple[bytes | None, ...]
 
 
@@ -64,9 +64,9 @@ class RowBuilder:
 
     corpus: Corpus
     filler: Encoded
-    """Ids of a sample of one picture, without a target"""
+    """Ids of a sample of one image, without a target"""
     with_image: bool = False
-    """Put a filler picture into a row that has none. Ranks that train the vision tower together must all run it; the
+    """Put a filler image into a row that has none. Ranks that train the vision tower together must all run it; the
     filler is a sample of its own, so no other sample sees it, and it has no target."""
     store: FeatureReader | None = None
     """Where features are kept: what it holds is read instead of decoded, what repeats in the row is decoded once."""
@@ -77,13 +77,13 @@ class RowBuilder:
 
         Args:
             indices: of the samples in the corpus, in order.
-            pool: threads that decode side by side; None for one picture after the other.
+            pool: threads that decode side by side; None for one image after the other.
             memory: for the pixels; None for this process's own.
 
         Samples whose images fail to decode are left out and named in ``problems``. A row left without any sample holds
         the filler.
         """
-        reading = PictureReading(self.corpus.geometry, self.store, self.decode, pool)
+        reading = ImageReading(self.corpus.geometry, self.store, self.decode, pool)
         room = self._room(indices, memory or OwnMemory())
         samples, problems = list(indices), list[Problem]()
         while True:
@@ -124,26 +124,26 @@ class RowBuilder:
         )
 
     def _try(
-        self, samples: Sequence[int], reading: PictureReading, room: Room, problems: tuple[Problem, ...]
+        self, samples: Sequence[int], reading: ImageReading, room: Room, problems: tuple[Problem, ...]
     ) -> tuple[Row, list[Problem]]:
         """The row of these samples; or, as the second value, why it is none."""
         corpus = self.corpus
-        pictures = RowPictures(reading, room)
+        row_images = RowImages(reading, room)
         layouts: list[Layout] = []
         for index in samples:
             sample = corpus.sample(index)
-            pictures.add(sample.images, sample.origin)
+            row_images.add(sample.images, sample.origin)
             layouts.append(sample.layout())
         if not layouts or (self.with_image and not any(len(layout.grids) for layout in layouts)):
             side = corpus.geometry.factor
             layouts.append(lay_out(self.filler, [(side, side)], corpus.geometry, Origin("filler", 0)))
-            pictures.add_filler()
-        failed = pictures.decode()
-        return _join(layouts, pictures, tuple(samples), problems), failed
+            row_images.add_filler()
+        failed = row_images.decode()
+        return _join(layouts, row_images, tuple(samples), problems), failed
 
 
 def _join(
-    layouts: Sequence[Layout], pictures: RowPictures, samples: tuple[int, ...], problems: tuple[Problem, ...]
+    layouts: Sequence[Layout], row_images: RowImages, samples: tuple[int, ...], problems: tuple[Problem, ...]
 ) -> Row:
     lengths = [len(layout.input_ids) for layout in layouts]
     ids = np.concatenate([layout.input_ids for layout in layouts])
@@ -159,7 +159,7 @@ def _join(
     return Row(
         input_ids=ids[None],
         position_ids=positions[:, None],
-        pixels=pictures.pixels(),
+        pixels=row_images.pixels(),
         image_grid_thw=np.concatenate([layout.grids for layout in layouts]),
         logits_to_keep=targets - 1,
         targets=ids[targets],
@@ -168,11 +168,13 @@ def _join(
         images_per_sample=tuple(len(layout.grids) for layout in layouts),
         samples=samples,
         problems=problems,
-        features=_features(pictures),
+        features=_features(row_images),
     )
 
 
-def _features(pictures: RowPictures) -> KnownFeatures | None:
-    if pictures.reading.store is None:
+def _features(row_images: RowImages) -> KnownFeatures | None:
+    if row_images.reading.store is None:
         return None
-    return KnownFeatures(pictures.known(), tuple(pictures.tokens), tuple(pictures.numbers), tuple(pictures.entries))
+    return KnownFeatures(
+        row_images.known(), tuple(row_images.tokens), tuple(row_images.numbers), tuple(row_images.entries)
+    )

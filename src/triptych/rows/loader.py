@@ -32,7 +32,7 @@ THREADS = 8
 """At most, of one process: a row seldom holds enough images for more."""
 ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
-    # Keep what a picture took for the next one (glibc): else each costs a page fault for every four kilobytes.
+    # Keep what an image took for the next one (glibc): else each costs a page fault for every four kilobytes.
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20),
     "MALLOC_TOP_PAD_": str(16 * 2**20),

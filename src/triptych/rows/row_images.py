@@ -1,9 +1,9 @@
-"""The pictures of one row: features that the store holds are read, the other pictures decoded, each once.
+"""The images of one row: features that the store holds are read, the other images decoded, each once.
 
 A row that shows four images, the second and the last of them the same, the third stored already:
 
     image           a   b   c   b
-    picture         0   1  -1   1      pixels: a, b    known: c
+    decoded       0   1  -1   1      pixels: a, b    known: c
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from triptych.rows.feature_store import FeatureReader, entry_names
 from triptych.sources.storage import Stamp
 
 KNOWN = -1
-"""Stands for the number of a picture where the image's features are known."""
+"""Stands for the number of an image where the image's features are known."""
 
 
 @dataclass(frozen=True, slots=True)
-class PictureReading:
-    """How the pictures of rows are read."""
+class ImageReading:
+    """How the images of rows are read."""
 
     geometry: Geometry
     """The model's patch arithmetic."""
@@ -38,7 +38,7 @@ class PictureReading:
     """Where features are kept; None to decode every image."""
     decode: Decode = "exact"
     pool: Executor | None = None
-    """Threads that decode side by side; None for one picture after the other."""
+    """Threads that decode side by side; None for one image after the other."""
 
 
 class Memory(Protocol):
@@ -63,7 +63,7 @@ class OwnMemory:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Memory for the pictures of one row; what it holds is never moved."""
+    """Memory for the images of one row; what it holds is never moved."""
 
     memory: Memory
     pixels: NDArray[np.uint8]
@@ -73,13 +73,13 @@ class Room:
 
 
 @dataclass(slots=True)
-class _Picture:
+class _Image:
     image: SizedImage
     number: int  # in its sample
     origin: Origin
     target: NDArray[np.uint8]
 
-    def decode(self, reading: PictureReading, memory: Memory) -> Problem | None:
+    def decode(self, reading: ImageReading, memory: Memory) -> Problem | None:
         found = pixels.decode_image(self.image, self.number, reading.geometry, self.origin, reading.decode)
         if isinstance(found, Problem):
             return found
@@ -88,18 +88,18 @@ class _Picture:
 
 
 @dataclass(slots=True)
-class RowPictures:
+class RowImages:
     """Gathers the images of a row, sample by sample; then decodes what has to be."""
 
-    reading: PictureReading
+    reading: ImageReading
     room: Room
     numbers: list[int] = field(default_factory=list)
-    """For each image the number of its picture, or ``KNOWN``."""
+    """For each image the number of the decoded image it is, or ``KNOWN``."""
     tokens: list[int] = field(default_factory=list)
     """Of each image."""
     entries: list[bytes | None] = field(default_factory=list)
-    """For each picture the name that its features are stored under; None for one that is not stored."""
-    _pictures: list[_Picture] = field(default_factory=list)
+    """For each decoded image the name that its features are stored under; None for one that is not stored."""
+    _images: list[_Image] = field(default_factory=list)
     _patches: int = 0
     _known: int = 0
     _named: dict[bytes, int] = field(default_factory=dict)
@@ -113,17 +113,17 @@ class RowPictures:
         for number, (image, entry) in enumerate(zip(sized, entries, strict=True), 1):
             tokens = self.reading.geometry.tokens(image.resized_height, image.resized_width)
             self.tokens.append(tokens)
-            picture = None if entry is None else self._find(entry, tokens)
-            if picture is None:
-                picture = len(self.entries)
+            decoded = None if entry is None else self._find(entry, tokens)
+            if decoded is None:
+                decoded = len(self.entries)
                 self.entries.append(entry)
-                self._pictures.append(_Picture(image, number, origin, self._take(tokens)))
+                self._images.append(_Image(image, number, origin, self._take(tokens)))
                 if entry is not None:
-                    self._named[entry] = picture
-            self.numbers.append(picture)
+                    self._named[entry] = decoded
+            self.numbers.append(decoded)
 
     def add_filler(self) -> None:
-        """Take in a blank picture of one token."""
+        """Take in a blank image of one token."""
         side = self.reading.geometry.factor
         tokens = self.reading.geometry.tokens(side, side)
         self.numbers.append(len(self.entries))
@@ -133,14 +133,14 @@ class RowPictures:
         self.room.memory.fill(self._take(tokens), blank)
 
     def decode(self) -> list[Problem]:
-        """Decode the pictures into their places; returns what does not decode, in order."""
+        """Decode the images into their places; returns what does not decode, in order."""
         pool = self.reading.pool
         run: Callable[..., Iterable[Problem | None]] = map if pool is None else pool.map
-        found = list(run(lambda picture: picture.decode(self.reading, self.room.memory), self._pictures))
+        found = list(run(lambda image: image.decode(self.reading, self.room.memory), self._images))
         return [problem for problem in found if problem is not None]
 
     def pixels(self) -> NDArray[np.uint8]:
-        """(P, 3 * p * p) patches of the pictures, one after the other."""
+        """(P, 3 * p * p) patches of the images, one after the other."""
         return self.room.pixels[: self._patches]
 
     def known(self) -> NDArray[np.uint16]:
@@ -153,7 +153,7 @@ class RowPictures:
         return self.room.pixels[start : self._patches]
 
     def _find(self, entry: bytes, tokens: int) -> int | None:
-        """The picture that an entry is, ``KNOWN`` if it could be read, None if it is to be decoded."""
+        """The decoded image that an entry is, ``KNOWN`` if it could be read, None if it is to be decoded."""
         store = self.reading.store
         if entry in self._named:
             return self._named[entry]

@@ -60,7 +60,7 @@ class SharedMemory:
     def fill(self, target: NDArray[np.uint8], source: NDArray[np.uint8]) -> None:
         """Copy into a contiguous part of an array of this memory.
 
-        By a system call: to write into a mapping costs a page fault for every four kilobytes. And picture by picture,
+        By a system call: to write into a mapping costs a page fault for every four kilobytes. And image by image,
         while it is in the processor's cache.
         """
         place = self._place(target.data.cast("B"))

@@ -44,7 +44,7 @@ LOG_LINE: dict[str, tuple[str, str]] = {
 
 def console() -> Console:
     """Console for people: standard error, so that standard output stays clean for machines."""
-    # Without emoji=False the place `data.jsonl:100:` would turn into a picture.
+    # Without emoji=False the place `data.jsonl:100:` would turn into an image.
     return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 

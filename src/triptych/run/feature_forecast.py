@@ -23,7 +23,7 @@ from triptych.sources import storage
 from triptych.sources.storage import Stamp
 
 WORTH = 0.1
-"""Share of the pictures that must come from the store for it to pay: below, writing costs about what it saves."""
+"""Share of the images that must come from the store for it to pay: below, writing costs about what it saves."""
 FREE_SHARE = 0.9
 """Of the free disk; the rest is left to others."""
 

@@ -142,7 +142,7 @@ class SourceSettings(Settings):
     confine: bool = False
     """Refuse images outside ``media_dir``."""
     columns: dict[str, str] = {}
-    """Names of the record's keys where they differ, for example ``{conversations: dialog, images: pictures}``."""
+    """Names of the record's keys where they differ, for example ``{conversations: dialog, images: photos}``."""
     tags: dict[str, str] = {}
     """Names inside a turn where they differ, for example ``{role: speaker, content: text, user: U, assistant: A}``."""
 

@@ -45,7 +45,7 @@ class Source:
     confine: bool = False
     """Refuse images that lie outside ``media_dir`` (code ``image-outside``)."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Names of the record's keys where they differ: ``{"conversations": "dialog", "images": "pictures"}``."""
+    """Names of the record's keys where they differ: ``{"conversations": "dialog", "images": "images"}``."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """Names inside a turn where they differ: ``{"role": "speaker", "content": "text", "user": "U"}``."""
     allow_remote: bool = False

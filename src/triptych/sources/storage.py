@@ -18,7 +18,7 @@ Stamp = tuple[int, int]
 """(size in bytes, version) of a file: its mtime in ns, or a number made of the ETag or date of a remote object."""
 
 REMOTE_BLOCK = 32 * 1024
-"""Bytes of one ranged read: the header of a picture of many megabytes costs one or two of them."""
+"""Bytes of one ranged read: the header of an image of many megabytes costs one or two of them."""
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
 """Silence after which a web server is given up."""

@@ -43,7 +43,7 @@ class ChatStyle:
 
 Probe = Sequence[tuple[str, str]]
 
-# "<image>" stands for a picture. White space at the ends tells whether it is kept; two answers, which of them thinks.
+# "<image>" stands for an image. White space at the ends tells whether it is kept; two answers, which of them thinks.
 PROBES: tuple[Probe, ...] = (
     (("user", "<image>One"), ("assistant", "Two")),
     (

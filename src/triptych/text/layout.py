@@ -2,14 +2,14 @@
 
 Shapes, here and in ``batch.py``: T tokens, U tokens with one per image, N images, P patches, S supervised tokens.
 
-One picture of 2 x 3 tokens between two words; temporal, height and width positions:
+One image of 2 x 3 tokens between two words; temporal, height and width positions:
 
     ids          a  <start>  #  #  #  #  #  #  <end>  b
     temporal     0     1     2  2  2  2  2  2    5    6
     height       0     1     2  2  2  3  3  3    5    6
     width        0     1     2  3  4  2  3  4    5    6
 
-The text goes on at the picture's start plus its longer side in tokens (2 + 3), as ``get_rope_index`` counts.
+The text goes on at the image's start plus its longer side in tokens (2 + 3), as ``get_rope_index`` counts.
 """
 
 from __future__ import annotations

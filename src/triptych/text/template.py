@@ -68,7 +68,7 @@ def targets(spans: NDArray[np.int32], length: int) -> NDArray[np.bool_]:
 
 
 _Segment = tuple[Sequence[int] | None, int, bool, bool]
-"""A piece of a rendered conversation: its ids or None, else the number of its text; whether target; whether picture."""
+"""A piece of a rendered conversation: its ids or None, else the number of its text; whether target; whether image."""
 
 
 class Template:
@@ -105,7 +105,7 @@ class Template:
         self._answer_header = [self.turn_start, *self._encode("assistant\n")]
         self._turn_header = [self.turn_start]
         self._turn_footer = [self.turn_end, *self._newline]
-        self._picture = [self.vision_start, self.image_pad, self.vision_end]
+        self._image = [self.vision_start, self.image_pad, self.vision_end]
         self._think_open: list[int] = []
         self._think_skipped: list[int] = []
         if style.thinking != "none":
@@ -180,7 +180,7 @@ class Template:
         return bool(opening) and prompt.ids[-len(opening) :].tolist() == opening
 
     def filler(self) -> Encoded:
-        """One picture and nothing to learn: a sample that keeps a row from being empty, or without a picture."""
+        """One image and nothing to learn: a sample that keeps a row from being empty, or without an image."""
         ids = np.array([self.vision_start, self.image_pad, self.vision_end], np.int32)
         return Encoded(ids, np.zeros(3, np.bool_), np.array([1], np.int32))
 
@@ -189,17 +189,17 @@ class Template:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def readable(self, prompt: Encoded) -> str:
-        """The dialogue of a prompt for people: a line per turn, ``[picture 1]`` for a picture, no default system."""
+        """The dialogue of a prompt for people: a line per turn, ``[image 1]`` for an image, no default system."""
         lines: list[str] = []
-        pictures = 0
+        images = 0
         starts = [*np.flatnonzero(prompt.ids == self.turn_start).tolist(), len(prompt.ids)]
         for start, end in pairwise(starts):
             text = ""
             pieces = np.split(prompt.ids[start:end], np.flatnonzero(prompt.ids[start:end] == self.image_pad))
             for number, piece in enumerate(pieces):
                 if number:
-                    pictures += 1
-                    text += f"[picture {pictures}]"
+                    images += 1
+                    text += f"[image {images}]"
                 text += self.decode(piece.tolist())
             role, _, content = text.partition("\n")
             if self.style.thinking != "none":  # what a prompt holds of a thinking block
@@ -249,8 +249,8 @@ class Template:
                 if isinstance(part, str):
                     text(part, target)
                 else:
-                    # A picture inside an answer is context, never a target: no model of the family draws.
-                    segments.append((self._picture, 0, False, True))
+                    # An image inside an answer is context, never a target: no model of the family draws.
+                    segments.append((self._image, 0, False, True))
             segments.append((self._turn_footer, 0, target, False))
         return segments
 
@@ -301,9 +301,9 @@ def _assemble(
     for segments in rendered:
         begin = len(ids)
         open_span = -1
-        for fixed, number, target, picture in segments:
+        for fixed, number, target, image in segments:
             start = len(ids) - begin
-            if picture:
+            if image:
                 slots.append(start + 1)
             if target != (open_span >= 0):  # neighbouring targets are one span
                 if target:
@@ -340,7 +340,7 @@ def _trimmed(parts: Sequence[str | int]) -> list[str | int]:
 def _split_thinking(parts: Sequence[str | int], *, trims: bool) -> tuple[str, Sequence[str | int]]:
     """An answer's thinking, and what follows it, as the chat templates cut at ``</think>``.
 
-    An answer that shows a picture before that mark is left whole: no picture is lost.
+    An answer that shows an image before that mark is left whole: no image is lost.
     """
     marked = [number for number, part in enumerate(parts) if isinstance(part, str) and THINK_END in part]
     if not marked or any(isinstance(part, int) for part in parts[: marked[-1]]):

@@ -26,17 +26,17 @@ def verify(template: Template, released: ChatTemplate) -> None:
 
 def _conversation(probe: Probe) -> Conversation:
     turns: list[Turn] = []
-    pictures = 0
+    images = 0
     for role, text in probe:
         parts: list[str | int] = []
         for number, piece in enumerate(text.split("<image>")):
             if number:
-                parts.append(pictures)
-                pictures += 1
+                parts.append(images)
+                images += 1
             if piece:
                 parts.append(piece)
         turns.append(Turn(role, tuple(parts), role == "assistant"))  # type: ignore[arg-type]
-    return Conversation(tuple(turns), (ImageRef("probe"),) * pictures, Origin("probe", 1))
+    return Conversation(tuple(turns), (ImageRef("probe"),) * images, Origin("probe", 1))
 
 
 def _compare(name: str, ours: str, theirs: str) -> None:

@@ -1,4 +1,4 @@
-"""After a run: its loss curve as a picture and its figures as a file."""
+"""After a run: its loss curve as an image and its figures as a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Awkward picture files: every format, orientation, mode and shape that people's data sets hold."""
+"""Awkward image files: every format, orientation, mode and shape that people's data sets hold."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from PIL.PngImagePlugin import PngInfo
 import tiny
 
 HEIGHT, WIDTH = 61, 94
-"""Of the upright picture behind most cases; neither is a multiple of a patch, nor close to the other."""
+"""Of the upright image behind most cases; neither is a multiple of a patch, nor close to the other."""
 
-# How to store an upright picture so that a viewer that follows the orientation shows it upright again.
+# How to store an upright image so that a viewer that follows the orientation shows it upright again.
 STORED = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,11 +31,11 @@ STORED = {
 
 
 def upright() -> Image.Image:
-    return tiny.picture(HEIGHT, WIDTH, seed=7)
+    return tiny.image(HEIGHT, WIDTH, seed=7)
 
 
 def stored(orientation: int) -> Image.Image:
-    """The upright picture as a camera held differently stores it."""
+    """The upright image as a camera held differently stores it."""
     method = STORED[orientation]
     return upright() if method is None else upright().transpose(method)
 
@@ -142,8 +142,8 @@ ORIENTED: dict[str, Callable[[int], bytes]] = {
 
 
 def alpha(mode: str) -> Image.Image:
-    """A picture from clear at the left to solid at the right, its hidden colours far from white."""
-    image = tiny.picture(HEIGHT, WIDTH, seed=3).convert(mode)
+    """An image from clear at the left to solid at the right, its hidden colours far from white."""
+    image = tiny.image(HEIGHT, WIDTH, seed=3).convert(mode)
     image.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, 1))))
     return image
 
@@ -209,7 +209,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "grey-alpha-16.png": lambda: raw_png(HEIGHT, WIDTH, 16, 4, _wide(2)),
     # shapes
     **{
-        f"{height}x{width}.png": lambda height=height, width=width: saved(tiny.picture(height, width), "PNG")
+        f"{height}x{width}.png": lambda height=height, width=width: saved(tiny.image(height, width), "PNG")
         for height, width in (
             (1, 1),
             (1, 150),
@@ -223,8 +223,8 @@ FILES: dict[str, Callable[[], bytes]] = {
             (7, 1400),
         )
     },
-    "1x150.jpg": lambda: saved(tiny.picture(1, 150), "JPEG"),
-    "10x1990.jpg": lambda: saved(tiny.picture(10, 1990), "JPEG"),
+    "1x150.jpg": lambda: saved(tiny.image(1, 150), "JPEG"),
+    "10x1990.jpg": lambda: saved(tiny.image(10, 1990), "JPEG"),
     # orientations
     **{
         f"orientation-{number}-{name}": lambda make=make, number=number: make(number)
