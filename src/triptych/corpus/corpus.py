@@ -41,7 +41,7 @@ from triptych.sources.records import Source
 from triptych.text.layout import Budget, Layout, fit, lay_out
 from triptych.text.template import Encoded
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the meaning of a column changes."""
 
 STALE_SECONDS = 24 * 3600

@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
         ("images", pa.list_(pa.int64())),  # (N,) number of each image in the table of images
         ("supervised", pa.int64()),
         ("unshown", pa.int32()),  # answers whose thinking the chat template leaves out
+        ("control_texts", pa.int32()),  # strings of control tokens that were taken as text
         ("line", pa.int64()),
         ("task", pa.string()),
     ]
@@ -60,6 +61,8 @@ class Census:
     """Good samples whose images were made smaller to keep a budget of the sample."""
     unshown: int = 0
     """Answers of good samples whose thinking the chat template leaves out, since a later question follows."""
+    control_texts: int = 0
+    """Strings of control tokens in good samples (``<|im_end|>``, ``<|image_pad|>``) that were taken as text."""
     problems: list[Problem] = field(default_factory=list)
     dropped: list[Problem] = field(default_factory=list)
     """Samples left out because the run says ``too_long: drop``; no error."""
@@ -147,7 +150,8 @@ class Examiner:
         if self.template is not None:
             return self.template.encode_all(conversations)
         nothing, bounds = np.empty(0, np.int32), np.zeros(len(conversations) + 1, np.int32)
-        return EncodedMany(nothing, bounds, nothing, bounds, nothing, bounds, np.zeros(len(conversations), np.int32))
+        zeros = np.zeros(len(conversations), np.int32)
+        return EncodedMany(nothing, bounds, nothing, bounds, nothing, bounds, zeros, zeros)
 
 
 class _Images:
@@ -191,6 +195,7 @@ def _columns(
         _lists(images, image_bounds),
         pa.array(np.diff(running[encoded.span_bounds // 2])),
         pa.array(encoded.unshown),
+        pa.array(encoded.control_texts),
         pa.array(np.array([conversation.origin.line for conversation in conversations], np.int64)),
         pa.array([conversation.task for conversation in conversations], pa.string()),
     ]

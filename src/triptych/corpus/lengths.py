@@ -47,14 +47,15 @@ class SampleLengths:
     dropped: list[Problem] = field(default_factory=list)
     shrunk: int = 0
     unshown: int = 0
+    control_texts: int = 0
     ok: int = 0
 
     def run(self) -> list[pa.Array]:
         """The columns of ``LENGTHS``."""
         image_tokens = self._natural_tokens()
         columns: list[list[NDArray[Any]]] = [[np.empty(0, kind.type.to_pandas_dtype())] for kind in LENGTHS]
-        for start, file, first_image, (images, ids, supervised, unshown) in self.index.sample_batches(
-            "images", "ids", "supervised", "unshown"
+        for start, file, first_image, (images, ids, supervised, *counts_of_text) in self.index.sample_batches(
+            "images", "ids", "supervised", "unshown", "control_texts"
         ):
             numbers, offsets = images.values.to_numpy() + first_image, images.offsets.to_numpy()
             counts = np.diff(offsets)
@@ -71,7 +72,9 @@ class SampleLengths:
                 else:
                     text[place], pixels[place], targets[place] = found
             self.ok += int(good.sum())
-            self.unshown += int(unshown.to_numpy()[good].sum())
+            unshown, control_texts = (int(column.to_numpy()[good].sum()) for column in counts_of_text)
+            self.unshown += unshown
+            self.control_texts += control_texts
             merge = self.reading.geometry.merge_size if self.reading else 1
             values = (
                 np.arange(start, start + len(good)),
@@ -93,7 +96,8 @@ class SampleLengths:
             return number, problem.origin.line or np.inf  # what concerns a file as a whole comes behind its records
 
         problems = [problem for _, problem in sorted([*self.index.problems, *self.found], key=place)]
-        return Census(self.index.records, self.ok, self.shrunk, self.unshown, problems, self.dropped)
+        counts = self.index.records, self.ok, self.shrunk, self.unshown, self.control_texts
+        return Census(*counts, problems, self.dropped)
 
     def _natural_tokens(self) -> NDArray[np.int64]:
         """(I,) tokens of each image under the limits per image; the arithmetic runs once per distinct size."""

@@ -11,6 +11,7 @@ from typing import Any
 from triptych.errors import ModelError
 from triptych.images.geometry import Geometry
 from triptych.text.chat_template import ChatStyle, ChatTemplate, read_chat_template
+from triptych.text.content_tokens import largest_id
 from triptych.text.template import Template
 from triptych.text.template_check import verify
 
@@ -75,12 +76,22 @@ class ModelFiles:
         """How it renders and tokenizes conversations.
 
         Raises:
-            ModelError: if the tokenizer cannot be used, or its chat template does what Triptych cannot.
+            ModelError: if the tokenizer cannot be used or has more tokens than the model, or its chat template does
+                what Triptych cannot.
         """
         template = Template.from_file(self.folder / "tokenizer.json", self.style)
+        self._check_vocabulary(largest_id(template.tokenizer))
         if self.chat_template is not None:
             verify(template, self.chat_template)
         return template
+
+    def _check_vocabulary(self, largest: int) -> None:
+        rows = self.config.get("text_config", self.config).get("vocab_size", self.config.get("vocab_size"))
+        if isinstance(rows, int) and largest >= rows:
+            raise ModelError(
+                f"{self.folder}: the tokenizer has ids up to {largest:,}, but the model's embedding has {rows:,} rows; "
+                "tokens that were added need rows: model.resize_token_embeddings(len(tokenizer)), then save both"
+            )
 
     def text_hash(self) -> str:
         """Names, in keys of indexes, what decides about ids: the tokenizer and the style of the chat template."""

@@ -41,6 +41,8 @@ LOG_LINE: dict[str, tuple[str, str]] = {
     "lost_samples": ("lost samples", "d"),
 }
 
+CONTROL_EXAMPLES = "<|im_end|> and <|image_pad|>"
+
 
 def console() -> Console:
     """Console for people: standard error, so that standard output stays clean for machines."""
@@ -74,6 +76,8 @@ def census_line(census: Census) -> str:
         parts.append(f"images of {census.shrunk:,} shrunk to keep the budget")
     if census.unshown:
         parts.append(f"thinking of {census.unshown:,} answers left out (the chat template keeps that of the last ones)")
+    if census.control_texts:
+        parts.append(f"{census.control_texts:,} control-token strings such as {CONTROL_EXAMPLES} taken as text")
     return ", ".join(parts)
 
 

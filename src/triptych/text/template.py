@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from triptych.errors import ModelError
 from triptych.text.chat_template import THINK_END, THINK_START, TOOL_END, TOOL_START, ChatStyle
+from triptych.text.content_tokens import control_strings, read_tokenizer
 from triptych.text.conversation import Conversation, Turn
 from triptych.text.word_cache import WordTokenizer
 
@@ -47,6 +48,8 @@ class EncodedMany:
     slot_bounds: NDArray[np.int32]
     unshown: NDArray[np.int32]
     """(C,) answers whose thinking the chat template leaves out, since a later question follows"""
+    control_texts: NDArray[np.int32]
+    """(C,) strings of control tokens that the data holds; they were taken as text"""
 
     def __len__(self) -> int:
         return len(self.id_bounds) - 1
@@ -77,7 +80,7 @@ class Template:
     Each turn is ``<|im_start|>role\\n`` content ``<|im_end|>\\n``. An answer's content is tokenized apart from its
     header, so that training sees the ids that generation would produce after the prompt ``<|im_start|>assistant\\n``;
     a user's content is tokenized together with its header, since that is how a prompt is tokenized. Strings of the
-    data never become special tokens.
+    data become tokens of content (boxes, references, what a user has added), never control tokens.
 
     Where the style has thinking blocks, what a prompt would hold of them is no target: the opening, and the whole of
     an empty block where a prompt may close it at once.
@@ -86,7 +89,8 @@ class Template:
     def __init__(self, tokenizer: Tokenizer, style: ChatStyle) -> None:
         """
         Args:
-            tokenizer: the model's tokenizer; it is set to read special-token text as plain text.
+            tokenizer: the model's tokenizer, as ``read_tokenizer`` gives it; it is set to read the text of special
+                tokens as plain text.
             style: what the model's chat template does beyond plain ChatML.
 
         Raises:
@@ -97,6 +101,7 @@ class Template:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self._words = WordTokenizer(self.tokenizer)
+        self._count_control = control_strings(self.tokenizer)
         self.style = style
         self.turn_start, self.turn_end, self.vision_start, self.image_pad, self.vision_end = (
             self._special(token) for token in (TURN_START, TURN_END, VISION_START, IMAGE_PAD, VISION_END)
@@ -121,11 +126,7 @@ class Template:
         Raises:
             ModelError: if the file cannot be read or lacks a markup token.
         """
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception for any defect of the file
-            raise ModelError(f"cannot read the tokenizer {path}: {error}") from error
-        return cls(tokenizer, style)
+        return cls(read_tokenizer(path), style)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.tokenizer.to_str(), self.style)
@@ -139,7 +140,12 @@ class Template:
         texts: dict[str, int] = {}
         rendered = [self._render(conversation.turns, texts) for conversation in conversations]
         unshown = [self._unshown(conversation.turns) for conversation in conversations]
-        return _assemble(rendered, self._words.encode_all(list(texts)), unshown)
+        control = {number: count for text, number in texts.items() if (count := self._count_control(text))}
+        typed = [
+            sum(control.get(number, 0) for fixed, number, *_ in segments if fixed is None) if control else 0
+            for segments in rendered
+        ]
+        return _assemble(rendered, self._words.encode_all(list(texts)), unshown, typed)
 
     def encode_prompt(self, conversation: Conversation, *, thinking: bool | None = None) -> Encoded:
         """Tokenize a conversation that ends with a question, and the header of the answer to come.
@@ -292,7 +298,7 @@ class Template:
 
 
 def _assemble(
-    rendered: Sequence[Sequence[_Segment]], texts: Sequence[Sequence[int]], unshown: Sequence[int]
+    rendered: Sequence[Sequence[_Segment]], texts: Sequence[Sequence[int]], unshown: Sequence[int], typed: Sequence[int]
 ) -> EncodedMany:
     ids: list[int] = []
     spans: list[int] = []
@@ -324,6 +330,7 @@ def _assemble(
         np.array(slots, np.int32),
         slot_bounds,
         np.array(unshown, np.int32),
+        np.array(typed, np.int32),
     )
 
 
