@@ -30,7 +30,7 @@ from triptych.model.parts import part_of
 from triptych.rows.feature_store import FeatureFile, FeatureReader
 from triptych.rows.row_images import KNOWN
 
-FORMAT = 2
+FORMAT = 3
 """Raised when pixels or features of the same image come to differ: what is stored is then made anew."""
 
 QUEUE_BYTES = 512 * 2**20

@@ -44,7 +44,6 @@ _TURNS = {
 }
 SIDEWAYS = tuple(_TURNS[orientation] for orientation in _SIDEWAYS)
 """Turns that exchange height and width."""
-_FLOAT_MODES = ("F",)  # 32-bit floating point: no range is defined, so no 8-bit image follows from it
 _PNG_TEXTS = (b"iTXt", b"tEXt", b"zTXt")
 _PNG_KEYWORDS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # of the texts that can hold an orientation
 
@@ -222,8 +221,8 @@ def opened(file: IO[bytes], location: str) -> Iterator[Image.Image]:
     """Read the header of ``file``; no pixel is decoded.
 
     Raises:
-        ImageError: ``image-unreadable`` for what is not an image, is damaged in its header, is larger than
-            ``MAX_IMAGE_PIXELS``, or holds floating-point pixels.
+        ImageError: ``image-unreadable`` for what is not an image, is damaged in its header, or is larger than
+            ``MAX_IMAGE_PIXELS``.
     """
     with _quiet:
         try:
@@ -238,10 +237,6 @@ def opened(file: IO[bytes], location: str) -> Iterator[Image.Image]:
         if image.width * image.height > MAX_IMAGE_PIXELS:
             message = f"{_name(location)} has {image.width * image.height:,} pixels, over {MAX_IMAGE_PIXELS:,}"
             raise ImageError("image-unreadable", message)
-        if image.mode in _FLOAT_MODES:
-            raise ImageError(
-                "image-unreadable", f"{_name(location)} has floating-point pixels; save it with 8 or 16 bits"
-            )
         yield image
 
 

@@ -17,13 +17,15 @@ from triptych.images.measure import ImageError
 
 Decode = Literal["exact", "fast"]
 """Pixels as transformers' image processor makes them, or JPEGs scaled while they are decoded."""
+GREY_BITS = (8, 10, 12, 14, 16)
+"""Usual depths of grey; scanners and cameras store 12 bits in 16."""
 
 
 def load_rgb(location: str) -> Image.Image:
     """Decode an image upright and in RGB.
 
-    EXIF orientation is applied; transparency is composited on white (as vLLM does when it serves the family); 16-bit
-    grey is scaled to 8 bits by its high byte, as Pillow itself does with 16-bit colour.
+    EXIF orientation is applied; transparency is composited on white (as vLLM does when it serves the family); grey of
+    more than 8 bits is scaled by what it uses (see ``deep_grey``).
 
     Raises:
         ImageError: ``image-missing`` or ``image-unreadable``.
@@ -40,20 +42,45 @@ def load_rgb(location: str) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode that Pillow reads, floating point excepted, as RGB."""
+    """Any mode that Pillow reads as RGB."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):  # I;16, I;16B, I: one channel of 16 bits
-        values = np.asarray(image).astype(np.int64).clip(0, 65535)
-        high_byte = values >> 8
-        high_byte[values == image.info.get("transparency", -1)] = 255
-        return Image.fromarray(high_byte.astype(np.uint8)).convert("RGB")
+    if _is_deep_grey(image):
+        return deep_grey(image).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, (255, 255, 255))
         white.paste(image, mask=image.getchannel("A"))
         return white
     return image.convert("RGB")
+
+
+def _is_deep_grey(image: Image.Image) -> bool:
+    return image.mode == "F" or image.mode.startswith("I")  # I;16, I;16B, I
+
+
+def deep_grey(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits as grey of 8 bits, scaled by what is in use: Pillow would cut off what is over 255.
+
+    Whole numbers from 0 to 65,535 keep the high bits of the smallest usual depth (8, 10, 12, 14 or 16 bits) that holds
+    all of them; fractions from 0 to 1 are taken times 255; any other values go from black at the least to white at
+    the greatest. What is no number is black, and a clear value of a PNG is white.
+    """
+    values = np.asarray(image)
+    clear = values == image.info.get("transparency", np.nan)
+    used = values[np.isfinite(values) & ~clear]
+    low, high = (float(used.min()), float(used.max())) if used.size else (0.0, 0.0)
+    scaled = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
+    fractions = values.dtype.kind == "f" and (high <= 1 or bool(np.any(used != np.round(used))))
+    if low >= 0 and high <= 65_535 and not fractions:
+        shift = next(bits for bits in GREY_BITS if high < 2**bits) - 8
+        scaled = np.floor(scaled / 2**shift)
+    elif low >= 0 and high <= 1:
+        scaled = np.round(scaled * 255)
+    elif high > low:
+        scaled = np.round((scaled - low) / (high - low) * 255)
+    scaled[clear] = 255
+    return Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
 
 
 def load_patches(
@@ -131,7 +158,9 @@ def _resize_upright(
     """
     if scale == 1 and turn in measure.SIDEWAYS and turn is not None:
         image, turn = image.transpose(turn), None
-    if image.mode != "L" or image.has_transparency_data:
+    if _is_deep_grey(image):
+        image = deep_grey(image)
+    elif image.mode != "L" or image.has_transparency_data:
         image = to_rgb(image)
     height, width = resized[::-1] if turn in measure.SIDEWAYS else resized
     # Behind a halving, a linear kernel comes as near to the exact pixels as a cubic one within 1 dB, in half the time;

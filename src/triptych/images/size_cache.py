@@ -19,7 +19,7 @@ from triptych.sources.storage import Stamp
 
 T = TypeVar("T")
 
-FILE = "headers-2.sqlite"
+FILE = "headers-3.sqlite"
 """The number changes when measuring does: what an older version measured is then measured anew."""
 
 WAIT_SECONDS = 120.0

@@ -1,7 +1,7 @@
 """Which special tokens of a tokenizer data may write: those that hold content, never those that control the model.
 
-    <|box_start|> <|object_ref_end|> <|quad_start|> <my_token>     content: the string becomes its token
-    <|im_start|> <|endoftext|> <|vision_end|> <|image_pad|>        control: the string stays text
+<|box_start|> <|object_ref_end|> <|quad_start|> <my_token>     content: the string becomes its token
+<|im_start|> <|endoftext|> <|vision_end|> <|image_pad|>        control: the string stays text
 """
 
 from __future__ import annotations
