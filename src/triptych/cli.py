@@ -28,6 +28,15 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _say_untried() -> None:
+    """One line on standard error if a package lies outside the range that the tests passed with."""
+    from triptych.run.versions import untried_line
+
+    line = untried_line()
+    if line is not None and os.environ.get("RANK", "0") == "0":
+        print(f"triptych: {line}", file=sys.stderr)
+
+
 DataArgument = Annotated[
     list[str], typer.Argument(metavar="RUN.yaml | DATA...", help="A run file, or data files and globs.")
 ]
@@ -77,6 +86,7 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("quickstart"),
 ) -> None:
     """Write the embedded data, train the embedded tiny model on it, evaluate before and after, show."""
+    _say_untried()
     from triptych.quickstart.run import run
 
     run(out)
@@ -165,6 +175,7 @@ def train(
     ] = False,
 ) -> None:
     """Check, index, plan and train."""
+    _say_untried()
     from triptych.api.training import refuse_to_mix
     from triptych.run import console, run_file
     from triptych.run.prepare import prepare
@@ -191,6 +202,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Answer the held-out samples; print exact match per task; write predictions.jsonl and a page with the images."""
+    _say_untried()
     from triptych.api.training import model_to_evaluate
     from triptych.run import console, run_file
     from triptych.run.prepare import prepare
@@ -224,6 +236,7 @@ def export(
     ] = False,
 ) -> None:
     """Merge, save, read back and prove the model equal to the trained one; say how to serve it."""
+    _say_untried()
     from triptych.exporting.export import export as run_export
     from triptych.run import console
 
@@ -243,6 +256,7 @@ def chat(
     ] = None,
 ) -> None:
     """Talk with a model about several images: answers on standard output, everything else on standard error."""
+    _say_untried()
     from triptych.commands.chat import chat as run_chat
 
     raise typer.Exit(

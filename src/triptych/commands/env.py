@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, requires, version
-
-from packaging.requirements import Requirement
 
 from triptych.images.cache_files import cache_folder
+from triptych.run.versions import NOT_INSTALLED, installed, needed, untried_line
 
 NAMED = ("bitsandbytes", "flash-attn", "deepspeed", "ray", "datasets")
 """Packages that are not needed, and that change what a run does where they are installed."""
@@ -16,34 +14,12 @@ NAMED = ("bitsandbytes", "flash-attn", "deepspeed", "ray", "datasets")
 
 def report() -> list[str]:
     """Lines of name and value: Triptych, Python, system, device, every package it needs, cache folder."""
-    lines = [f"triptych {_version('triptych')}", f"python {sys.version.split()[0]}", platform.platform(), _device()]
-    lines += [f"{needed.name} {_version(needed.name)}" for needed in _needed()]
-    lines += [f"{name} {_version(name)}" for name in NAMED if _version(name) != "not installed"]
+    lines = [f"triptych {installed('triptych')}", f"python {sys.version.split()[0]}", platform.platform(), _device()]
+    lines += [f"{package.name} {installed(package.name)}" for package in needed()]
+    lines += [f"{name} {installed(name)}" for name in NAMED if installed(name) != NOT_INSTALLED]
     lines.append(f"cache folder {cache_folder()}")
-    return lines + untried()
-
-
-def untried() -> list[str]:
-    """A line for each installed package outside the range that the tests pass with, with the remedy."""
-    found = ((needed, _version(needed.name)) for needed in _needed())
-    return [
-        f"{needed.name} {have} was not tried with Triptych; it wants {needed.specifier}: pip install '{needed}'"
-        for needed, have in found
-        if have != "not installed" and not needed.specifier.contains(have, prereleases=True)
-    ]
-
-
-def _needed() -> list[Requirement]:
-    """What the installed package itself says that it needs, extras aside."""
-    found = [Requirement(text) for text in requires("triptych") or ()]
-    return [needed for needed in found if needed.marker is None]
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
+    line = untried_line()
+    return lines if line is None else [*lines, line]
 
 
 def _device() -> str:
