@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import tiny
 
 HEAVY = ("torch", "transformers", "pyarrow", "pydantic", "numpy", "PIL")

@@ -11,7 +11,7 @@ NOT_INSTALLED = "not installed"
 
 
 def needed() -> list[Requirement]:
-    """What the installed package itself says that it needs, extras aside; empty where it runs without being installed."""
+    """What the installed package itself says that it needs, extras aside; empty where it is not installed."""
     try:
         found = [Requirement(text) for text in requires("triptych") or ()]
     except PackageNotFoundError:
