@@ -46,8 +46,9 @@ from triptych.forward.flops import FlopCounter, device_peak
 from triptych.forward.memory import MemoryModel, RowSize
 from triptych.forward.row_forward import RowForward
 from triptych.images.geometry import Geometry
+from triptych.model.device import allow_any_length
 from triptych.model.loading import PixelNormalizer
-from triptych.model.trainable import set_up_training
+from triptych.model.trainable import checkpoint_layers, set_up_training
 from triptych.run.settings import AttentionName, ModelSettings
 from triptych.text.layout import Layout, lay_out
 from triptych.text.template import Encoded
@@ -178,13 +179,14 @@ def run(case: Case) -> dict[str, Any]:
     """The numbers of a case; raises what stops it."""
     device = torch.device(case.device)
     loaded = make_model(case)
+    allow_any_length(device)
     attention = install_attention(loaded, case.attention, device, torch.bfloat16, recurrent=False)
     settings = ModelSettings(path="benchmark", **METHODS[case.method])
     model = set_up_training(loaded, FAMILY, settings, torch.bfloat16)
     model.config.use_cache = False
     model.train()
     if case.checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        checkpoint_layers(model)
     row = make_row(case, GEOMETRY)
     size = RowSize(row.input_ids.shape[1], len(row.pixels), len(row.targets))
     estimate = MemoryModel(

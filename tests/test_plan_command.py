@@ -18,7 +18,7 @@ from triptych.forward.batch import build_batch
 from triptych.forward.memory import MemoryModel, RowSize
 from triptych.forward.row_forward import RowForward
 from triptych.model.loading import PixelNormalizer, load_model
-from triptych.model.trainable import set_up_training
+from triptych.model.trainable import checkpoint_layers, set_up_training
 from triptych.planning.balance import idle_share
 from triptych.planning.cost import model_cost
 from triptych.run import console
@@ -149,7 +149,7 @@ def test_the_estimate_is_what_the_backward_pass_is_given(run_file: Path, overrid
     model = set_up_training(loaded, family, settings.model, torch.float32).train()
     checkpointing = settings.train.gradient_checkpointing
     if checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        checkpoint_layers(model)
     kept: dict[int, int] = {}
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 

@@ -171,10 +171,10 @@ def _memory(
     settings: RunSettings, prepared: Prepared, model: PreTrainedModel | PeftModel, rows: RowSums, out: Console
 ) -> int:
     """Print the memory that the largest row is estimated to take; returns its number."""
-    import torch
 
     from triptych.forward.attention import choose_attention, find_attention_support
     from triptych.forward.memory import MemoryModel, RowSize
+    from triptych.model.device import choose_device
     from triptych.model.loading import choose_precision
     from triptych.model.qlora import quantised_weights
 
@@ -183,7 +183,7 @@ def _memory(
     packed = set(quantised_weights(model, prepared.files.family)) if settings.model.train == "qlora" else set()
     attention = settings.model.attention
     if attention == "auto":  # a name that cannot work on this machine may still be planned with
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = choose_device()
         attention = choose_attention("auto", find_attention_support(device), model.config, precision).name
     memory = MemoryModel(
         model,

@@ -19,6 +19,7 @@ from triptych.forward.isolation import choose_isolation
 from triptych.forward.row_forward import RowForward
 from triptych.inference.evaluate import PromptDataset
 from triptych.inference.generate import Prompt, answer
+from triptych.model.device import choose_device
 from triptych.model.loading import PixelNormalizer
 from triptych.model.trained import as_trained, perturb
 from triptych.run.settings import ModelSettings
@@ -122,7 +123,7 @@ def roomy_device(weights: int) -> torch.device:
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
         if weights * torch.float32.itemsize * ROOM < free:
-            return torch.device("cuda")
+            return choose_device()
     return torch.device("cpu")
 
 

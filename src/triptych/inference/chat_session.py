@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 from transformers import PreTrainedModel
 
@@ -19,6 +18,7 @@ from triptych.images import measure, pixels
 from triptych.images.geometry import MAX_ASPECT, is_extreme
 from triptych.images.measure import ImageError
 from triptych.inference.generate import Answer, Prompt, stream
+from triptych.model.device import choose_device
 from triptych.model.loading import PixelNormalizer, choose_precision
 from triptych.model.trained import ADAPTER_CONFIG, load_trained, quiet_loading
 from triptych.run import run_file
@@ -166,7 +166,7 @@ def open_session(
         raise ConfigError(f"{folder} holds adapters, but no {RUN_FILE} that names their base")
     files = read_model_files(run.model.path if adapted and run is not None else folder)
     settings = ModelSettings(path=folder) if run is None else run.model.model_copy(update={"attention": "auto"})
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     with quiet_loading():
         model = load_trained(settings, path, choose_precision(settings))
     model.to(device)  # type: ignore[arg-type]  # decorated without its types in transformers

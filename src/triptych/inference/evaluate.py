@@ -18,6 +18,7 @@ from triptych.images import pixels
 from triptych.inference.eval_page import write_page
 from triptych.inference.generate import Answer, Prompt, answer
 from triptych.inference.predictions import Evaluation, Prediction, score
+from triptych.model.device import choose_device
 from triptych.model.loading import PixelNormalizer, choose_precision
 from triptych.model.trained import load_trained
 from triptych.run import console
@@ -62,7 +63,7 @@ def evaluate(settings: RunSettings, prepared: Prepared, folder: Path, out: Conso
         ModelError: if the model cannot be loaded.
         DataError: under ``data.on_error: stop``, if an image that was fine no longer decodes.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     model = load_trained(settings.model, folder, choose_precision(settings.model))
     model.to(device)  # type: ignore[arg-type]  # decorated without its types in transformers
     model.train(False)

@@ -197,3 +197,14 @@ def _whole_modules(model: PreTrainedModel, parts: PartMap, recipe: Recipe) -> li
         if learns and not any(inside(name, module) for module in whole):
             raise ConfigError(f"model.full: {name} is in no module of its own and cannot be trained beside adapters")
     return whole
+
+
+def checkpoint_layers(model: PreTrainedModel | PeftModel) -> None:
+    """Let every layer of ``model`` keep only its input.
+
+    transformers also lets the outputs of all embeddings require gradients, those of the vision tower too: a frozen
+    tower then runs backward for nothing, which doubled the step (docs/benchmarks.md). Only reentrant checkpointing
+    needs that.
+    """
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.disable_input_require_grads()

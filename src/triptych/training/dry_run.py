@@ -11,6 +11,7 @@ from triptych.forward.batch import Batch
 from triptych.forward.isolation import choose_isolation
 from triptych.forward.row_forward import RowForward
 from triptych.model.compile import check_compiler, compile_layers
+from triptych.model.device import choose_device
 from triptych.model.loading import PixelNormalizer, choose_precision
 from triptych.run.prepare import Prepared
 from triptych.run.settings import RunSettings
@@ -37,16 +38,17 @@ def run_row(settings: RunSettings, prepared: Prepared, batch: Batch) -> DryRun:
         torch.OutOfMemoryError: if it does not fit.
         ModelError: if the weights cannot be loaded.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     precision = choose_precision(settings.model)
     isolation = choose_isolation(prepared.files.family, device)
-    model, attention = load_for_training(settings.model, prepared.files.family, precision, device, isolation)
+    checkpointing = settings.train.gradient_checkpointing
+    model, attention = load_for_training(
+        settings.model, prepared.files.family, precision, device, isolation, checkpointing=checkpointing
+    )
     model.config.use_cache = False
     if settings.train.compile:
         check_compiler(device)
         compile_layers(model, prepared.files.family)
-    if settings.train.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
     model.to(device).train()  # type: ignore[arg-type]
     normalizer = PixelNormalizer(prepared.files).to(device)
     forward = RowForward(normalizer, isolation, attention, logits_limit=settings.train.logits_bytes)

@@ -71,8 +71,6 @@ def training_arguments(settings: RunSettings, precision: torch.dtype) -> Trainin
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "seed": train.seed,
-        "activation_checkpointing": train.gradient_checkpointing,
-        "activation_checkpointing_kwargs": {"use_reentrant": False},
         "bf16": precision is torch.bfloat16,
         "dataloader_num_workers": 0,  # rows come from processes of our own, see rows/loader.py
         "dataloader_pin_memory": torch.cuda.is_available(),

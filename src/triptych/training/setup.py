@@ -10,10 +10,11 @@ from transformers import PreTrainedModel
 from triptych.family.family import Family
 from triptych.forward.attention import Attention, install_attention
 from triptych.forward.isolation import Isolation
+from triptych.model.device import allow_any_length
 from triptych.model.loading import load_model
 from triptych.model.patch_embed import project_by_product
 from triptych.model.qlora import four_bit, require_four_bit
-from triptych.model.trainable import set_up_training
+from triptych.model.trainable import checkpoint_layers, set_up_training
 from triptych.run.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -21,10 +22,18 @@ if TYPE_CHECKING:
 
 
 def load_for_training(
-    settings: ModelSettings, family: Family, precision: torch.dtype, device: torch.device, isolation: Isolation
+    settings: ModelSettings,
+    family: Family,
+    precision: torch.dtype,
+    device: torch.device,
+    isolation: Isolation,
+    *,
+    checkpointing: bool = False,
 ) -> tuple[PreTrainedModel | PeftModel, Attention]:
     """Load the weights of ``settings.path``, in 4 bits where asked, choose what computes attention on ``device``, and
     decide which of the weights learn.
+
+    With ``checkpointing``, layers keep only their inputs for the backward pass.
 
     Raises:
         ConfigError: if the settings do not fit the model, or this machine cannot compute with 4-bit weights.
@@ -39,4 +48,8 @@ def load_for_training(
     # Before anything is copied: a copy of a part has a config of its own.
     attention = install_attention(loaded, settings.attention, device, precision, recurrent=isolation.recurrent)
     project_by_product(loaded)
-    return set_up_training(loaded, family, settings, precision), attention
+    allow_any_length(device)
+    model = set_up_training(loaded, family, settings, precision)
+    if checkpointing:
+        checkpoint_layers(model)
+    return model, attention

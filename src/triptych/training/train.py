@@ -67,7 +67,10 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
     family = prepared.files.family
     set_seed(settings.train.seed)  # adapters start from random weights
     isolation = choose_isolation(family, args.device)
-    model, attention = load_for_training(settings.model, family, precision, args.device, isolation)
+    checkpointing = settings.train.gradient_checkpointing
+    model, attention = load_for_training(
+        settings.model, family, precision, args.device, isolation, checkpointing=checkpointing
+    )
     rates = parameter_rates(model, family, settings)
     model.config.use_cache = False
     if settings.train.compile:
