@@ -189,7 +189,7 @@ def test_every_planted_defect_is_reported_at_its_line_and_nothing_else(
         if problem["code"].startswith("image-"):
             assert problem["image"] == 2
 
-    shown = check(run)
+    shown = check(run, "--all")
     assert shown.exit_code == 1
     assert shown.stdout == ""
     lines = [line for line in shown.stderr.splitlines() if line.startswith(str(data))]
@@ -215,7 +215,7 @@ def test_good_data_exits_0_and_says_what_is_there(media: Path, model_dir: Path) 
     assert "tokens per sample: median" in result.stderr
     assert check_json(data, "--media-dir", media / "media") == (
         0,
-        {"samples": GOOD, "ok": GOOD, "problems": [], "dropped": []},
+        {"samples": GOOD, "ok": GOOD, "problems": [], "dropped": [], "hints": []},
     )
 
 

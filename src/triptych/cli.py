@@ -101,11 +101,15 @@ def check(
     ] = False,
     allow_remote: AllowRemote = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Print every problem, not only some of each code.")] = False,
 ) -> None:
-    """Examine every record and every image header; exit 1 and list all problems if there are any."""
+    """Examine every record and every image header; exit 1 and show the problems if there are any."""
     from triptych.commands.check import check as run_check
 
-    raise typer.Exit(run_check(data, media_dir=media_dir, as_json=as_json, deep=deep, allow_remote=allow_remote))
+    code = run_check(
+        data, media_dir=media_dir, as_json=as_json, everything=everything, deep=deep, allow_remote=allow_remote
+    )
+    raise typer.Exit(code)
 
 
 @app.command()

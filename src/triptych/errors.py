@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -89,13 +91,43 @@ class SampleError(TriptychError):
 class DataError(TriptychError):
     """The data cannot be used as configured; carries all problems of all sources."""
 
-    SHOWN = 20
-
-    def __init__(self, problems: Sequence[Problem], advice: str = "") -> None:
-        shown = [str(problem) for problem in problems[: self.SHOWN]]
-        if len(problems) > self.SHOWN:
-            shown.append(f"... and {len(problems) - self.SHOWN} more; `triptych check` lists all of them")
-        if advice:
-            shown.append(advice)
-        super().__init__("\n".join(shown))
+    def __init__(self, problems: Sequence[Problem], advice: Sequence[str] | str = ()) -> None:
+        lines = fold(problems)
+        lines += [advice] if isinstance(advice, str) else advice
+        super().__init__("\n".join(filter(None, lines)))
         self.problems = tuple(problems)
+
+
+EXAMPLES = 5
+"""Problems of each code that are shown where there are many."""
+_VARIABLE = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\d[\d,.]*")
+
+
+def fold(problems: Sequence[Problem], examples: int = EXAMPLES) -> list[str]:
+    """A line for each problem in input order; of a code with many only some, and a line that counts the others.
+
+    Of each code the first of every kind of message is shown before a second of any kind.
+
+    Args:
+        problems: in input order.
+        examples: of each code; one more is shown rather than to say that one is left out.
+    """
+    by_code: dict[str, dict[str, list[int]]] = {}
+    for number, problem in enumerate(problems):
+        kinds = by_code.setdefault(problem.code, {})
+        kinds.setdefault(_VARIABLE.sub("#", problem.message), []).append(number)
+    lines: list[str] = []
+    for code, kinds in by_code.items():
+        count = sum(map(len, kinds.values()))
+        ranks = sorted((rank, number) for numbers in kinds.values() for rank, number in enumerate(numbers))
+        kept = sorted(number for _, number in ranks[: count if count <= examples + 1 else examples])
+        lines += [str(problems[number]) for number in kept]
+        if len(kept) < count:
+            lines.append(f"... and {count - len(kept):,} more {code}; `triptych check --all` lists them")
+    return lines
+
+
+def counts(problems: Sequence[Problem]) -> str:
+    """How many problems there are of each code: ``280 image-missing, 12 bad-shape``."""
+    found = Counter(problem.code for problem in problems)
+    return ", ".join(f"{count:,} {code}" for code, count in found.most_common())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -156,6 +156,8 @@ class CheckReport:
     problems: list[Problem]
     dropped: list[Problem]
     """Left out because the run says ``too_long: drop``; no error"""
+    hints: list[str] = field(default_factory=list)
+    """What would help with many problems at once: where missing images lie"""
 
     def raise_for_problems(self) -> None:
         """Do nothing if all is well.
@@ -164,7 +166,7 @@ class CheckReport:
             DataError: with every problem.
         """
         if self.problems:
-            raise DataError(self.problems)
+            raise DataError(self.problems, self.hints)
 
 
 def check(
@@ -197,7 +199,7 @@ def check(
     for sources in groups:
         _, found = load_or_build(sources, reading, None, engine, progress, deep=deep)
         census = census.plus(found)
-    return CheckReport(census.samples, census.ok, census.problems, census.dropped)
+    return CheckReport(census.samples, census.ok, census.problems, census.dropped, census.hints)
 
 
 def _sources(data: Any) -> list[records.Source]:
@@ -244,5 +246,5 @@ def encode(
     source = Source.from_records([record], media_dir=media_dir)
     corpus, census = load_or_build([source], reading, None, LocalEngine(1))
     if census.problems:
-        raise DataError(census.problems)
+        raise DataError(census.problems, census.hints)
     return cast(Sample, Samples(corpus, files, reading)[0])

@@ -24,6 +24,7 @@ def check(
     *,
     media_dir: str | None,
     as_json: bool,
+    everything: bool = False,
     deep: bool = False,
     allow_remote: bool = False,
     engine: Engine | None = None,
@@ -36,6 +37,7 @@ def check(
         arguments: a run file and ``key=value`` settings, or data files and globs.
         media_dir: folder that relative image paths start from, for data files.
         as_json: print the result as JSON on standard output.
+        everything: print every problem, not only some of each code.
         deep: decode every image, not only its header; what decoded once is remembered until the file changes.
         allow_remote: read URLs, for data files.
         engine: where the work is done; the cores of this machine by default.
@@ -62,16 +64,17 @@ def check(
             "ok": census.ok,
             "problems": [problem.to_dict() for problem in census.problems],
             "dropped": [problem.to_dict() for problem in census.dropped],
+            "hints": census.hints,
         }
         sys.stdout.buffer.write(orjson.dumps(result) + b"\n")  # UTF-8 whatever the terminal's encoding
         sys.stdout.flush()
     else:
+        console.print_problems(out, census, everything=everything)
         _print(out, corpora, census, with_tokens=reading is not None)
     return 1 if census.problems else 0
 
 
 def _print(out: Console, corpora: Sequence[Corpus], census: Census, *, with_tokens: bool) -> None:
-    console.print_problems(out, census.problems)
     out.print(console.census_line(census), markup=False)
     if not census.ok:
         return

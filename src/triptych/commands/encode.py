@@ -52,8 +52,7 @@ def encode(
     _refuse_to_overwrite(source.files(), [path for path in (out, pixels) if path is not None])
     corpus, census = index_sources("encoding", [source], reading, console.console())
     rejected = list(census.problems)
-    for problem in rejected:
-        print(problem, file=sys.stderr)
+    console.print_problems(console.console(), census)
     with ExitStack() as stack:
         try:
             lines: IO[bytes] = stack.enter_context(out.open("wb")) if out is not None else sys.stdout.buffer

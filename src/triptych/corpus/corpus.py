@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from triptych.corpus.examine import Census, Reading
 from triptych.corpus.executor import Engine, LocalEngine
-from triptych.corpus.image_sizes import Sizes, measure_images
+from triptych.corpus.image_sizes import Sizes, measure_images, missing_hints
 from triptych.corpus.index import DataFile, Index, load_or_build_index
 from triptych.corpus.lengths import LENGTHS, SampleLengths, stored_encoding
 from triptych.corpus.progress import Progress, Silent
@@ -257,7 +257,9 @@ def load_or_build(
     lock = folder / f"{hashlib.sha256(names.encode()).hexdigest()[:20]}.lock"
     with FileLock(lock):  # the ranks of a run: the first one measures
         sizes = measure_images(index, HeaderCache(cache), engine, progress, deep=deep)
-        return _bring_together(index, sizes, reading, folder)
+        corpus, census = _bring_together(index, sizes, reading, folder)
+    census.hints = missing_hints(index, sizes)  # not stored: they hold for the files as they are now
+    return corpus, census
 
 
 def _bring_together(index: Index, sizes: Sizes, reading: Reading | None, folder: Path) -> tuple[Corpus, Census]:

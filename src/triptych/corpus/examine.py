@@ -66,6 +66,8 @@ class Census:
     problems: list[Problem] = field(default_factory=list)
     dropped: list[Problem] = field(default_factory=list)
     """Samples left out because the run says ``too_long: drop``; no error."""
+    hints: list[str] = field(default_factory=list)
+    """What would help with many problems at once: where missing images lie."""
 
     def plus(self, other: Census) -> Census:
         """Both together, the other's problems behind these."""

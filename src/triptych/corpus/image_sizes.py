@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shlex
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,12 +19,15 @@ from triptych.corpus.executor import Engine
 from triptych.corpus.index import Index
 from triptych.corpus.progress import Progress
 from triptych.errors import Code, Problem
-from triptych.images import identity, measure
+from triptych.images import identity, measure, near_names
 from triptych.images.measure import ImageError
 from triptych.images.size_cache import Header, HeaderCache
+from triptych.sources import members, storage
 from triptych.sources.storage import Stamp
 
 IMAGES_PER_TASK = 64
+MOST_HINTS = 5
+"""Folders with missing images about which a hint is given."""
 REMOTE_AT_ONCE = 32
 """Requests in flight per worker: a remote header is a wait, not work."""
 STORE_SECONDS = 1.0
@@ -184,3 +189,50 @@ class _Measuring:
 def _lasts(location: str, code: Code | None) -> bool:
     """Whether an outcome holds as long as the file: a network that failed today may work tomorrow."""
     return not location.startswith(measure.REFUSED) and (code is None or not measure.is_remote(location))
+
+
+def missing_hints(index: Index, sizes: Sizes) -> list[str]:
+    """Where the images that are missing lie, if their names are found in a folder near by; a line for each folder
+    that they were looked for in.
+    """
+    missing: dict[str, list[tuple[str, int]]] = {}  # folder -> (name, number)
+    for number, error in sizes.errors.items():
+        if error.code != "image-missing":
+            continue
+        name, location = index.image(number)
+        if location.startswith((measure.REFUSED, members.PREFIX)) or storage.is_remote(location):
+            continue
+        missing.setdefault(location.removesuffix(name.removeprefix("./")), []).append((name, number))
+    hints: list[str] = []
+    for folder, found in list(missing.items())[:MOST_HINTS]:
+        data_file = index.files[index.file_of(index.first_user(found[0][1]))].path
+        spread = found[:: max(1, len(found) // near_names.TRIED)]  # the first ones may all be of one kind
+        known = [os.getcwd(), storage.parent(storage.absolute(data_file)), folder]
+        place = near_names.place_of(
+            [name for name, _ in spread], [path for path in known if not storage.is_remote(path)]
+        )
+        if place is not None:
+            hints.append(_hint(place, folder, len(found), found[0][0]))
+    return hints
+
+
+def _hint(place: near_names.Place, folder: str, count: int, name: str) -> str:
+    there, here = _shown(place.folder), _shown(folder) if folder.endswith("/") else "where the data says"
+    images = f"{count:,} image{'s' * (count != 1)} missing"
+    if not place.removed:
+        return (
+            f"{images} under {here}; the same names exist in {there}: try --media-dir {shlex.quote(there)} "
+            "(in a run file: media_dir of the source)"
+        )
+    parts = [part for part in name.replace("\\", "/").split("/") if part]
+    extra = ("/" if name.startswith("/") else "") + "/".join(parts[: place.removed]) + "/"
+    return (
+        f"{images} under {here}; names such as {name!r} exist in {there} without {extra!r} in front: remove that from "
+        f"the names, and use --media-dir {shlex.quote(there)} (in a run file: media_dir of the source)"
+    )
+
+
+def _shown(folder: str) -> str:
+    """A folder as seen from the working folder, where it lies below it."""
+    relative = os.path.relpath(folder)
+    return os.path.abspath(folder) if relative.startswith("..") else relative

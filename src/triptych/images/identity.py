@@ -6,15 +6,16 @@ import hashlib
 from collections.abc import Callable
 
 from triptych.images import measure
+from triptych.images.first_bytes import INLINE
 from triptych.sources import members, storage
 from triptych.sources.storage import Stamp
 
 
 def key(location: str) -> str:
     """Name of an image in a cache; what is inside the data file itself goes by its hash."""
-    if not location.startswith(measure.INLINE):
+    if not location.startswith(INLINE):
         return location
-    return measure.INLINE + hashlib.blake2b(location.encode(), digest_size=16).hexdigest()
+    return INLINE + hashlib.blake2b(location.encode(), digest_size=16).hexdigest()
 
 
 def stamp(
@@ -29,7 +30,7 @@ def stamp(
         containers: what is known of files that hold many images; each is asked once and added.
         ask: how a container is asked.
     """
-    if location.startswith((measure.INLINE, measure.REFUSED)):
+    if location.startswith((INLINE, measure.REFUSED)):
         return len(location), 0
     if location.startswith(members.PREFIX):
         container = members.container(location)

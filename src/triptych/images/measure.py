@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import errno
 import io
 import os
@@ -21,12 +20,13 @@ import orjson
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from triptych.errors import Code, ConfigError
+from triptych.images import first_bytes, near_names
+from triptych.images.first_bytes import INLINE
 from triptych.images.geometry import MAX_ASPECT, is_extreme
 from triptych.images.headers import read_size
 from triptych.sources import locations, members, storage, tars
 from triptych.sources.records import ImageRef
 
-INLINE = "data:"
 REFUSED = "refused:"
 
 MAX_IMAGE_PIXELS = 178_956_970
@@ -74,10 +74,12 @@ def locate(ref: ImageRef, media_root: str, *, confine: bool, allow_remote: bool 
     if ref.location is not None:
         return ref.location
     source = ref.source
-    if source.startswith(INLINE):
-        return source
-    if source.startswith("file://"):
-        source = urllib.parse.unquote(source.removeprefix("file://").removeprefix("localhost"))
+    if source[:5].lower() == INLINE:
+        return INLINE + source[5:]
+    if (raw := first_bytes.as_data_uri(source.removeprefix("base64://"))) is not None:
+        return raw
+    if source.startswith("file:/"):
+        source = urllib.parse.unquote(source.removeprefix("file://").removeprefix("localhost").removeprefix("file:"))
     remote = storage.is_remote(source) or (storage.is_remote(media_root) and not os.path.isabs(source))
     if remote and not allow_remote:
         advice = "download it and name the file, or set data.allow_remote: true"
@@ -99,7 +101,9 @@ def _member_of_tar(name: str, path: str) -> str:
     except OSError as error:
         return _refused("image-unreadable", f"cannot read {path!r}: {error.strerror or error}")
     if place is None:
-        return _refused("image-missing", f"no member {_name(name)} in {path!r}; mend the name or media_dir")
+        near = tars.find_nearly(path, name)
+        advice = f"it has {_name(near)}" if near else "fix the name or media_dir"
+        return _refused("image-missing", f"no member {_name(name)} in {path!r}; {advice}")
     return members.name("tar", path, *place, name)
 
 
@@ -165,21 +169,32 @@ def _check_kind(path: str) -> None:
 def _not_read(location: str, error: OSError) -> ImageError:
     name = _name(location)
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return ImageError("image-missing", f"no file {name}; restore it, or mend the path or media_dir")
+        return ImageError("image-missing", f"no file {name}; {_advice(location)}")
     if error.errno == errno.ENAMETOOLONG:
-        advice = "base64 data needs data:image/png;base64, in front"
+        advice = "base64 data of an image needs data:image/png;base64, in front"
         return ImageError("image-missing", f"no file {name}: the name is too long; {advice}")
     return ImageError("image-unreadable", f"cannot read {name}: {error.strerror or error}")
 
 
+def _advice(location: str) -> str:
+    """What to do about a file that is not there."""
+    if location.startswith(members.PREFIX) or storage.is_remote(location):
+        return "restore it, or fix the path or media_dir"
+    if os.path.islink(location):
+        return f"it is a link to {os.readlink(location)!r}, which is not there"
+    if first_bytes.looks_like_base64(location.rpartition("/")[2]):
+        return "base64 data of an image needs data:image/png;base64, in front"
+    near = near_names.near(location)
+    if near is None:
+        return near_names.tell_tale(location) or "restore it, or fix the path or media_dir"
+    return f"{_name(near.path)} exists: {near.difference}"
+
+
 def _inline(uri: str) -> bytes:
-    header, _, payload = uri.partition(",")
-    if not header.endswith(";base64"):
-        raise ImageError("image-unreadable", "a data URI must be base64: data:image/png;base64,...")
     try:
-        return base64.b64decode(payload, validate=True)
+        return first_bytes.decode_data_uri(uri)
     except ValueError as error:
-        raise ImageError("image-unreadable", f"the data URI is not valid base64: {error}") from error
+        raise ImageError("image-unreadable", str(error)) from error
 
 
 def measure(location: str) -> Measured:
@@ -228,7 +243,9 @@ def opened(file: IO[bytes], location: str) -> Iterator[Image.Image]:
         try:
             image = Image.open(file)
         except UnidentifiedImageError as error:
-            raise ImageError("image-unreadable", f"{_name(location)} is not an image") from error
+            file.seek(0)
+            found = first_bytes.what_it_is(file.read(first_bytes.HEAD))
+            raise ImageError("image-unreadable", f"{_name(location)} is not an image: it is {found}") from error
         except Image.DecompressionBombError as error:
             raise ImageError("image-unreadable", f"{_name(location)}: {error}") from error
         except Exception as error:  # Pillow's parsers raise what they meet: OSError, SyntaxError, struct.error, ...
@@ -359,7 +376,7 @@ def _ends_whole(image_format: str | None, file: IO[bytes], size: int) -> bool:
 def _name(location: str) -> str:
     """How messages name an image; a name of any length stays readable."""
     if location.startswith(INLINE):
-        return "the data URI"
+        return "the base64 data"
     if location.startswith(members.PREFIX):
         location = members.shown(location)
     return repr(location if len(location) <= 300 else f"{location[:140]}...{location[-140:]}")

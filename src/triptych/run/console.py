@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from triptych.corpus.examine import Census
-from triptych.errors import Problem
+from triptych.errors import Problem, counts, fold
 
 # Key in the logs -> (label, format) of the log line, in its order.
 LOG_LINE: dict[str, tuple[str, str]] = {
@@ -59,17 +59,20 @@ def log_line(logs: Mapping[str, Any], step: int, steps: int) -> str:
     return "  ".join(parts)
 
 
-def print_problems(out: Console, problems: Sequence[Problem]) -> None:
-    """Print problems, one per line."""
-    for problem in problems:
-        out.print(str(problem), markup=False)
+def print_problems(out: Console, census: Census, *, everything: bool = False) -> None:
+    """Print problems, one per line, and what would help: of a code with many only some, unless ``everything``."""
+    found = census.problems
+    for line in map(str, found) if everything else fold(found):
+        out.print(line, markup=False)
+    for hint in census.hints:
+        out.print(hint, markup=False, style="bold")
 
 
 def census_line(census: Census) -> str:
     """The counts of an examination in one line."""
     parts = [f"{census.samples:,} samples, {census.ok:,} ok"]
     if census.problems:
-        parts.append(f"{len(census.problems):,} problems")
+        parts.append(f"{len(census.problems):,} problems ({counts(census.problems)})")
     if census.dropped:
         parts.append(f"{len(census.dropped):,} dropped as too long")
     if census.shrunk:

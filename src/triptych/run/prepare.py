@@ -80,10 +80,12 @@ def prepare(settings: RunSettings, splits: Sequence[Split], out: Console, engine
         corpora[split], census[split] = index_sources(f"data.{split}", sources, reading, out, engine)
     problems = [problem for found in census.values() for problem in found.problems]
     if problems and settings.data.on_error == "stop":
-        raise DataError(problems, "mend the data, or set data.on_error: skip to train on the rest")
+        hints = [hint for found in census.values() for hint in found.hints]
+        raise DataError(problems, [*hints, "fix the data, or set data.on_error: skip to train on the rest"])
     for split, found in census.items():
         if not found.ok:
-            raise DataError(found.problems or found.dropped, f"no good sample is left in data.{split}")
+            advice = [*found.hints, f"no good sample is left in data.{split}"]
+            raise DataError(found.problems or found.dropped, advice)
     if is_main_process():
         for split, found in census.items():
             out.print(f"data.{split}: {console.census_line(found)}", markup=False)

@@ -12,6 +12,8 @@ import os
 import posixpath
 import re
 import tarfile
+import unicodedata
+import urllib.parse
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import groupby
@@ -72,6 +74,20 @@ def find(path: str, name: str) -> Place | None:
     if place is None and defect is not None:
         raise OSError(f"damaged tar file: {defect}")
     return place
+
+
+def find_nearly(path: str, name: str) -> str | None:
+    """The member whose name differs from ``name`` only in case, escapes, slashes, Unicode form or leading folders."""
+    table, _ = _table(path, storage.recent_stamp(path))
+    wanted = _plain(name)
+    return next((member for member in table if _plain(member) == wanted), None) or next(
+        (member for member in table if _plain(member).rpartition("/")[2] == wanted.rpartition("/")[2]), None
+    )
+
+
+def _plain(name: str) -> str:
+    text = posixpath.normpath(urllib.parse.unquote(name).replace("\\", "/")).strip()
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 @lru_cache(maxsize=8)
