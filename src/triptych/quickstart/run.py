@@ -16,7 +16,7 @@ from triptych.run import run_file
 from triptych.run.prepare import prepare
 from triptych.run.settings import RunSettings
 
-TRAIN_SAMPLES = 20_160
+TRAIN_SAMPLES = 27_600
 TEST_SAMPLES = 240
 NAMING_SAMPLES = 100
 SEED = 7

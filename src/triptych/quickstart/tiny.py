@@ -25,7 +25,7 @@ WORD_PATTERN = (
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# As released with Qwen2-VL: a default system prompt, and a place for every image.
+# As released with Qwen2-VL: a default system prompt, and a place for every image ("Picture 1: " is the released words).
 CHAT_TEMPLATE = (
     "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
     "{% for message in messages %}"
@@ -36,7 +36,7 @@ CHAT_TEMPLATE = (
     "{% else %}{% for content in message['content'] %}"
     "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
     "{% set image_count.value = image_count.value + 1 %}"
-    "{% if add_vision_id %}Image {{ image_count.value }}: {% endif %}"
+    "{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}"
     "<|vision_start|><|image_pad|><|vision_end|>"
     "{% elif content['type'] == 'video' or 'video' in content %}"
     "{% set video_count.value = video_count.value + 1 %}"
@@ -102,7 +102,7 @@ def make_tiny_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2VLForCondition
             "hidden_size": 96,
             "intermediate_size": 256,
             "num_hidden_layers": 3,
-            "num_attention_heads": 3,  # of 32 each: the narrowest that vLLM's attention on a CPU takes
+            "num_attention_heads": 3,  # of 32 each, which vLLM's attention on a CPU takes
             "num_key_value_heads": 3,
             "max_position_embeddings": 32768,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
