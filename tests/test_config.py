@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.errors import ConfigError
-from triptych.run import run_file
+from triptych.run import run_file, run_paths
 from triptych.run.settings import RunSettings, json_schema
 
 LEAST = """
@@ -39,8 +39,9 @@ def test_the_least_run_file_has_a_default_for_everything_else(run: Path) -> None
     assert loaded.batch.samples == 4
     assert [source.files for source in loaded.sources("eval")] == []
     first, second = loaded.sources("train")
-    assert (first.path, first.media_dir, first.confine) == ("train.json", None, False)
-    assert (second.path, second.media_dir) == (("more.json", "other.jsonl"), "images")
+    assert (first.path, first.media_dir, first.confine) == (str(run.parent / "train.json"), None, False)
+    names = [str(run.parent / name) for name in ("more.json", "other.jsonl", "images")]
+    assert (second.path, second.media_dir) == (tuple(names[:2]), names[2]), "paths start from the run file's folder"
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_the_saved_run_file_reads_back_equal(tmp_path_factory: pytest.TempPathFa
     resolved = RunSettings.model_validate(content)
     path = tmp_path_factory.getbasetemp() / "resolved.yaml"
     path.write_text(run_file.to_yaml(resolved), encoding="utf-8")
-    assert run_file.load(path) == resolved
+    assert run_file.load(path) == RunSettings.model_validate(run_paths.absolute(resolved.model_dump()))
 
 
 SCHEMA = json.loads(json_schema())

@@ -16,7 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 import tiny
 from families import FAMILIES
-from triptych.commands.plan import plan
+from triptych.commands.plan import PlanOptions, plan
 from triptych.errors import ModelError
 from triptych.family.family import read_model_files
 from triptych.forward.attention import install_attention
@@ -97,7 +97,7 @@ def test_a_batch_of_prompts_is_answered_as_each_alone(model: Path, tmp_path: Pat
 
 
 def test_its_plan_and_memory_are_shown(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plan(write_run(tmp_path, model), (), world_size=1, dry_run_worst=True)
+    plan(write_run(tmp_path, model), (), PlanOptions(dry_run_worst=True))
     shown = capsys.readouterr()
     assert "largest row, run on the CPU: loss" in shown.out + shown.err
 

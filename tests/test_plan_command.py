@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tiny
-from triptych.commands.plan import plan
+from triptych.commands.plan import PlanOptions, plan
 from triptych.errors import ConfigError
 from triptych.forward.attention import install_attention
 from triptych.forward.batch import build_batch
@@ -47,7 +47,7 @@ def run_file(small_model_dir: Path, tmp_path: Path) -> Path:
 
 
 def test_the_numbers_are_those_of_the_layouts(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plan(run_file, (), world_size=2, dry_run_worst=False)
+    plan(run_file, (), PlanOptions(world_size=2, dry_run_worst=False))
     shown = cells(capsys.readouterr().err)
     settings = load(run_file)
     corpus = prepare(settings, ("train",), console.console()).corpora["train"]
@@ -79,7 +79,7 @@ def test_a_mixture_shows_exact_counts(
         {"path": str(tmp_path / name), **share} for name, share in zip(names, shares, strict=True)
     ]
     run_file.write_text(json.dumps(content))
-    plan(run_file, ("train.rows_per_step=3",), world_size=1, dry_run_worst=False)
+    plan(run_file, ("train.rows_per_step=3",), PlanOptions(world_size=1, dry_run_worst=False))
     shown = capsys.readouterr().err
     assert "75.0%" in shown
     assert cells(shown)["samples per epoch"] == "32"
@@ -89,9 +89,9 @@ def test_a_mixture_shows_exact_counts(
 def test_how_long_ranks_wait_is_printed_where_there_are_several(
     run_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan(run_file, (), world_size=1, dry_run_worst=False)
+    plan(run_file, (), PlanOptions(world_size=1, dry_run_worst=False))
     assert "wait for each other" not in capsys.readouterr().err
-    plan(run_file, ("train.rows_per_step=8",), world_size=2, dry_run_worst=False)
+    plan(run_file, ("train.rows_per_step=8",), PlanOptions(world_size=2, dry_run_worst=False))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "wait for each other" in line]
     settings = load(run_file, ("train.rows_per_step=8",))
     prepared = prepare(settings, ("train",), console.console())
@@ -108,11 +108,11 @@ def test_how_long_ranks_wait_is_printed_where_there_are_several(
 
 def test_ranks_that_do_not_divide_the_rows_of_a_step_are_refused(run_file: Path) -> None:
     with pytest.raises(ConfigError, match="do not divide among 3 ranks"):
-        plan(run_file, (), world_size=3, dry_run_worst=False)
+        plan(run_file, (), PlanOptions(world_size=3, dry_run_worst=False))
 
 
 def test_the_dry_run_trains_on_the_largest_row(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plan(run_file, (), world_size=1, dry_run_worst=True)
+    plan(run_file, (), PlanOptions(world_size=1, dry_run_worst=True))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("largest row, run on")]
     loss = float(line.partition("loss ")[2].partition(",")[0])
     assert 1 < loss < 12

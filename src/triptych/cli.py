@@ -93,6 +93,38 @@ def quickstart(
 
 
 @app.command()
+def init(
+    data: Annotated[list[str], typer.Option("--data", metavar="FILE", help="Data file or glob; repeat for several.")],
+    model: Annotated[str | None, typer.Option(help="Model folder or hub name; asked for if left out.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="24GB", help="GPU to fit; default: the one here, or asked for.")
+    ] = None,
+    media_dir: Annotated[str | None, typer.Option(help="Folder of the images; default: searched for.")] = None,
+    held_out: Annotated[
+        str | None, typer.Option("--eval", metavar="FILE", help="Held-out data; default: a val or test file beside it.")
+    ] = None,
+    method: Annotated[Literal["full", "lora", "qlora"] | None, typer.Option(help="Default: what fits.")] = None,
+    out: Annotated[Path, typer.Option(help="Run file to write.")] = Path("run.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the run file.")] = False,
+) -> None:
+    """Look at your data and write a run file that fits it, the model and the GPU."""
+    from triptych.first_run.init import InitOptions
+    from triptych.first_run.init import init as run_init
+
+    raise typer.Exit(run_init(data, InitOptions(model, media_dir, held_out, gpu, method, out, force)))
+
+
+@app.command()
+def examples(
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Write them there; default: list them.")] = None,
+) -> None:
+    """List the example run files that come with Triptych, or write them to a folder."""
+    from triptych.first_run.examples import examples as run_examples
+
+    run_examples(to)
+
+
+@app.command()
 def check(
     data: DataArgument,
     media_dir: MediaDir = None,
@@ -159,15 +191,21 @@ def encode(
 def plan(
     run: RunArgument,
     overrides: Overrides = None,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="24GB", help="GPU to compare memory and time with, by its size or name.")
+    ] = None,
+    fit: Annotated[bool, typer.Option("--fit", help="Find the largest rows that fit, as batch: auto does.")] = False,
     world_size: Annotated[int, typer.Option(min=1, help="Ranks that will share the rows.")] = 1,
     dry_run_worst: Annotated[
         bool, typer.Option("--dry-run-worst", help="Run the largest row forward and backward on this device.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
-    """Print what the run will do: rows, steps, fill, the longest samples, and the memory of the largest row."""
+    """Print what the run will do: rows, steps, longest samples; whether the largest row fits, and how long it takes."""
+    from triptych.commands.plan import PlanOptions
     from triptych.commands.plan import plan as run_plan
 
-    run_plan(run, overrides or (), world_size=world_size, dry_run_worst=dry_run_worst)
+    run_plan(run, overrides or (), PlanOptions(world_size, gpu, fit, dry_run_worst, as_json))
 
 
 @app.command()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -23,75 +26,201 @@ from triptych.run.prepare import Prepared, plan_training, prepare, rows_per_rank
 from triptych.run.settings import RunSettings
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
-
-    from triptych.forward.memory import MemoryModel, RowSize
+    from triptych.estimate.duration import Duration
+    from triptych.estimate.forecast import Forecast, RowSums, Saving
+    from triptych.forward.memory import RowSize, StepMemory
+    from triptych.training.dry_run import DryRun
 
 LONGEST = 5
 LONG_WAIT = 0.03
 """Share of the ranks' time from which on it is worth doing something about."""
 
 
-def plan(run: Path, overrides: Sequence[str], *, world_size: int, dry_run_worst: bool) -> None:
-    """Print what a run will do: samples, rows, steps, fill, the longest samples, and the memory of the largest row.
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What ``triptych plan`` is asked beside the run."""
+
+    world_size: int = 1
+    """Ranks that will share the rows"""
+    gpu: str | None = None
+    """GPU to compare with, by its memory or model; None for the device here"""
+    fit: bool = False
+    """Choose the largest row that fits, as ``batch: auto`` does"""
+    dry_run_worst: bool = False
+    """Run the largest row forward and backward on this machine's device"""
+    as_json: bool = False
+    """Print one JSON object on standard output"""
+
+
+def plan(run: Path, overrides: Sequence[str], options: PlanOptions) -> None:
+    """Print what a run will do: samples, rows, steps, fill, longest samples; device, memory against it, time.
 
     Args:
         run: the run file.
         overrides: ``key=value`` settings.
-        world_size: ranks that will share the rows.
-        dry_run_worst: run the largest row forward and backward on this machine's device.
+        options: what else is asked.
 
     Raises:
-        ConfigError: if the run file cannot be used or a data file is missing.
+        ConfigError: if the run file cannot be used, a data file is missing, or no row fits under ``fit``.
         DataError: with all problems, under ``data.on_error: stop``.
-        TriptychError: if the largest row does not fit the device's memory.
+        TriptychError: if the largest row does not fit the device's memory in the dry run.
     """
     out = console.console()
     settings = run_file.load(run, overrides)
     prepared = prepare(settings, ("train",), out)
+    # The model's shapes come from transformers: only now that the data is known to be right.
+    from triptych.estimate.devices import find_target
+    from triptych.estimate.fit import fitted
+    from triptych.estimate.forecast import Forecast, RowSums
+
     corpus = prepared.corpora["train"]
+    forecast = Forecast(settings, prepared.files, find_target(options.gpu, settings.model))
+    if options.fit or settings.batch.auto:
+        settings = fitted(forecast, corpus)
+        forecast = forecast.changed(batch=settings.batch.model_dump())
     began = time.monotonic()
-    rows_per_rank(settings, world_size)
+    rows_per_rank(settings, options.world_size)
     cost = model_cost(settings.model.recipe, prepared.files.config)
-    planned = plan_training(settings, corpus, world_size, cost)
-    out.print(f"planned in {time.monotonic() - began:.1f} s", markup=False)
-    if len(settings.data.train) > 1:
-        out.print(_sources_table(settings, prepared))
-    rows = RowSums(corpus, planned)
-    out.print(_plan_table(settings, prepared, planned, rows))
-    out.print(_longest_table(corpus))
-    if world_size > 1:
-        out.print(_idle_line(settings, corpus, planned, world_size, cost), markup=False)
-    model = _model_without_weights(settings, prepared)
-    worst = _memory(settings, prepared, model, rows, out)
-    out.print(_features_line(settings, prepared, model, planned), markup=False)
-    if dry_run_worst:
-        _dry_run(settings, prepared, planned.row(worst), out)
+    planned = plan_training(settings, corpus, options.world_size, cost)
+    seconds = time.monotonic() - began
+    view = PlanView(settings, prepared, planned, RowSums(corpus, planned), forecast, cost, options)
+    if not options.as_json:
+        out.print(f"planned in {seconds:.1f} s", markup=False)
+        view.print(out)
+    measured = _dry_run(settings, prepared, planned.row(view.worst), out) if options.dry_run_worst else None
+    if measured is not None and not options.as_json:
+        out.print(view.confirmed(measured), markup=False)
+    if options.as_json:
+        sys.stdout.buffer.write(orjson.dumps(view.as_dict(measured), option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+        sys.stdout.flush()
 
 
-class RowSums:
-    """What each of R rows holds."""
+class PlanView:
+    """A plan as it is shown, to people and to machines."""
 
-    def __init__(self, corpus: Corpus, planned: Plan) -> None:
-        self.tokens = planned.sums(corpus.lengths.tokens)
-        """(R,) language tokens"""
-        self.patches = planned.sums(corpus.lengths.patches)
-        """(R,) vision patches"""
-        self.supervised = planned.sums(corpus.supervised)
-        """(R,) supervised tokens"""
+    def __init__(
+        self,
+        settings: RunSettings,
+        prepared: Prepared,
+        planned: Plan,
+        rows: RowSums,
+        forecast: Forecast,
+        cost: SampleCost | None,
+        options: PlanOptions,
+    ) -> None:
+        from triptych.estimate.duration import estimate
+        from triptych.estimate.fit import longest
+        from triptych.estimate.forecast import savings
+
+        self.settings, self.prepared, self.planned, self.rows = settings, prepared, planned, rows
+        self.forecast, self.cost, self.options = forecast, cost, options
+        corpus = prepared.corpora["train"]
+        self.worst = forecast.worst(rows)
+        self.row: RowSize = rows.size(self.worst)
+        self.step: StepMemory = forecast.step(self.row)
+        self.savings: list[Saving] = savings(forecast, self.row, longest(corpus).size)
+        self.costs = None if cost is None else planned.sums(corpus.costs(cost))
+        self.duration: Duration = estimate(
+            None if self.costs is None else int(self.costs.sum()),
+            rows,
+            forecast.target,
+            checkpointing=settings.train.gradient_checkpointing,
+            output=Path(settings.output),
+            ranks=options.world_size,
+        )
+
+    def print(self, out: Console) -> None:
+        settings, prepared, planned = self.settings, self.prepared, self.planned
+        if len(settings.data.train) > 1:
+            out.print(_sources_table(settings, prepared))
+        out.print(_plan_table(settings, prepared, planned, self.rows))
+        out.print(_longest_table(prepared.corpora["train"]))
+        if self.options.world_size > 1:
+            out.print(
+                _idle_line(settings, prepared.corpora["train"], planned, self.options.world_size, self.cost),
+                markup=False,
+            )
+        out.print(_memory_table(self.step, self.row))
+        if self.savings:
+            out.print(_savings_table(self.savings))
+        out.print(_features_line(settings, prepared, self.forecast, planned), markup=False)
+        for name, text in self.verdict().items():
+            out.print(f"{name + ':':<8} {text}", markup=False)
+
+    def fits(self) -> bool | None:
+        """Whether the largest row fits the device; None on a CPU, whose memory is not compared."""
+        usable = self.forecast.target.usable
+        return None if usable is None else self.step.total <= usable
+
+    def verdict(self) -> dict[str, str]:
+        """Device, memory and time, a line each."""
+        target, batch = self.forecast.target, self.settings.batch
+        precision = str(target.precision).removeprefix("torch.")
+        needed = f"the largest row needs {self.step.total / 1e9:.1f} GB, estimated"
+        if target.usable is None:
+            memory = f"{needed}; compare with a GPU: --gpu 24GB"
+        elif self.fits():
+            memory = f"{needed}: fits {target.usable / 1e9:.1f} GB"
+        else:
+            short = (self.step.total - target.usable) / 1e9
+            memory = f"{needed}: {short:.1f} GB more than the {target.usable / 1e9:.1f} GB there are; see what saves"
+        lines = {"device": f"{target.name}, {precision}", "memory": memory, "time": str(self.duration)}
+        if self.options.fit or batch.auto:
+            lines["rows"] = f"batch.tokens={batch.tokens} is the largest that fits, by this estimate"
+        return lines
+
+    def confirmed(self, measured: DryRun) -> str:
+        """What the dry run says of the estimates."""
+        from triptych.estimate.duration import from_row
+
+        text = (
+            f"largest row, run on {measured.device}: loss {measured.loss:.4f}, {measured.seconds:.1f} s, "
+            f"peak memory {measured.peak_bytes / 1e9:,.2f} GB{measured.note}"
+        )
+        if self.costs is None:
+            return text
+        return f"{text}\ntime:    {from_row(measured.seconds, int(self.costs[self.worst]), int(self.costs.sum()))}"
+
+    def as_dict(self, measured: DryRun | None) -> dict[str, Any]:
+        target, planned = self.forecast.target, self.planned
+        return {
+            "samples": len(planned.samples),
+            "epochs": self.settings.train.epochs,
+            "rows": len(planned),
+            "steps": _steps(self.settings, planned),
+            "tokens": int(self.rows.tokens.sum()),
+            "patches": int(self.rows.patches.sum()),
+            "supervised": int(self.rows.supervised.sum()),
+            "batch": self.settings.batch.model_dump(),
+            "device": {
+                "name": target.name,
+                "precision": str(target.precision).removeprefix("torch."),
+                "memory_bytes": target.memory,
+                "usable_bytes": target.usable,
+            },
+            "largest_row": asdict(self.row),
+            "memory_bytes": {**asdict(self.step), "total": self.step.total},
+            "fits": self.fits(),
+            "savings": [asdict(saving) for saving in self.savings],
+            "seconds": self.duration.seconds,
+            "seconds_source": self.duration.source,
+            "dry_run": None if measured is None else asdict(measured),
+        }
+
+
+def _steps(settings: RunSettings, planned: Plan) -> int:
+    return math.ceil(len(planned) / settings.train.rows_per_step)
 
 
 def _plan_table(settings: RunSettings, prepared: Prepared, planned: Plan, rows: RowSums) -> Table:
     epochs = settings.train.epochs
     tokens, patches = int(rows.tokens.sum()), int(rows.patches.sum())
     image_tokens = patches // prepared.reading.geometry.merge_size**2
-    steps = math.ceil(len(planned) / settings.train.rows_per_step)
     lines = [
         ("samples per epoch", f"{len(planned.samples) / epochs:,.0f}"),
         ("epochs", f"{epochs}"),
         ("rows", f"{len(planned):,}"),
-        ("steps", f"{steps:,}"),
+        ("steps", f"{_steps(settings, planned):,}"),
         ("samples per row, mean", f"{len(planned.samples) / max(1, len(planned)):.1f}"),
         ("tokens per epoch", f"{tokens / epochs:,.0f}"),
         ("of them in images", f"{image_tokens / max(1, tokens):.1%}"),
@@ -156,67 +285,23 @@ def _idle_line(settings: RunSettings, corpus: Corpus, planned: Plan, world_size:
     )
 
 
-def _model_without_weights(settings: RunSettings, prepared: Prepared) -> PreTrainedModel | PeftModel:
-    import torch
-
-    from triptych.model.loading import choose_precision, empty_model
-    from triptych.model.trainable import set_up_training
-
-    precision = choose_precision(settings.model)
-    with torch.device("meta"):
-        return set_up_training(empty_model(settings.model), prepared.files.family, settings.model, precision)
-
-
-def _memory(
-    settings: RunSettings, prepared: Prepared, model: PreTrainedModel | PeftModel, rows: RowSums, out: Console
-) -> int:
-    """Print the memory that the largest row is estimated to take; returns its number."""
-
-    from triptych.forward.attention import choose_attention, find_attention_support
-    from triptych.forward.memory import MemoryModel, RowSize
-    from triptych.model.device import choose_device
-    from triptych.model.loading import choose_precision
-    from triptych.model.qlora import quantised_weights
-
-    precision, checkpointing = choose_precision(settings.model), settings.train.gradient_checkpointing
-    # No weight is read here, so none is packed yet.
-    packed = set(quantised_weights(model, prepared.files.family)) if settings.model.train == "qlora" else set()
-    attention = settings.model.attention
-    if attention == "auto":  # a name that cannot work on this machine may still be planned with
-        device = choose_device()
-        attention = choose_attention("auto", find_attention_support(device), model.config, precision).name
-    memory = MemoryModel(
-        model,
-        prepared.files.family,
-        model.config,
-        precision,
-        checkpointing=checkpointing,
-        attention=attention,
-        packed=packed,
-        logits_limit=settings.train.logits_bytes,
-    )
-    worst = memory.largest(rows.tokens, rows.patches, rows.supervised)
-    size = RowSize(int(rows.tokens[worst]), int(rows.patches[worst]), int(rows.supervised[worst]))
-    out.print(_memory_table(memory, size))
-    return worst
-
-
-def _features_line(settings: RunSettings, prepared: Prepared, model: PreTrainedModel | PeftModel, planned: Plan) -> str:
+def _features_line(settings: RunSettings, prepared: Prepared, forecast: Forecast, planned: Plan) -> str:
     """Whether keeping image features pays, for all that the plan knows: neither what is stored nor evaluation."""
     from triptych.model.parts import learning_parts
-    from triptych.run.feature_forecast import decide, feature_shape, forecast, measure_room, refusal
+    from triptych.run.feature_forecast import decide, feature_shape, measure_room, refusal
+    from triptych.run.feature_forecast import forecast as forecast_features
 
     if settings.train.feature_cache == "off":
         return "feature cache off: as set"
-    reason = refusal(learns=learning_parts(model, prepared.files.family), sharded=False)
+    reason = refusal(learns=learning_parts(forecast.model, prepared.files.family), sharded=False)
     if reason is not None:
         return f"feature cache off: {reason}"
-    found = forecast(settings, {"train": planned}, prepared.corpora, feature_shape(model.config))
+    shape = feature_shape(forecast.model.config)
+    found = forecast_features(settings, {"train": planned}, prepared.corpora, shape)
     return decide(settings.train, found, measure_room(settings.train)).line
 
 
-def _memory_table(model: MemoryModel, row: RowSize) -> Table:
-    step = model.step(row)
+def _memory_table(step: StepMemory, row: RowSize) -> Table:
     lines = [
         ("weights", step.weights),
         ("gradients", step.gradients),
@@ -226,13 +311,18 @@ def _memory_table(model: MemoryModel, row: RowSize) -> Table:
         ("all", step.total),
     ]
     title = (
-        f"Memory of the largest row, estimated: {row.tokens:,} tokens, {row.patches:,} patches, "
+        f"Memory of the largest row, estimated: {row.tokens:,} tokens,\n{row.patches:,} patches, "
         f"{row.supervised:,} supervised"
     )
     return console.table(title, ("one device, nothing sharded", "GB"), [(name, f"{n / 1e9:,.2f}") for name, n in lines])
 
 
-def _dry_run(settings: RunSettings, prepared: Prepared, samples: NDArray[np.int64], out: Console) -> None:
+def _savings_table(found: Sequence[Saving]) -> Table:
+    lines = [(saving.change, f"{saving.bytes / 1e9:,.2f}", saving.cost) for saving in found]
+    return console.table("What would save memory of it", ("setting", "GB", "at the cost of"), lines)
+
+
+def _dry_run(settings: RunSettings, prepared: Prepared, samples: NDArray[np.int64], out: Console) -> DryRun:
     """Run the largest row through forward, backward and an optimizer step; nothing is kept of it."""
     import torch
 
@@ -244,14 +334,9 @@ def _dry_run(settings: RunSettings, prepared: Prepared, samples: NDArray[np.int6
     for problem in batch.problems:
         out.print(f"lost: {problem}", markup=False)
     try:
-        result = run_row(settings, prepared, batch)
+        return run_row(settings, prepared, batch)
     except torch.OutOfMemoryError as error:
         raise TriptychError(
             f"the largest row does not fit the device: {error}; lower batch.tokens, batch.patches or data.max_pixels, "
             "freeze more, or set train.gradient_checkpointing: true"
         ) from error
-    out.print(
-        f"largest row, run on {result.device}: loss {result.loss:.4f}, {result.seconds:.1f} s, "
-        f"peak memory {result.peak_bytes / 1e9:,.2f} GB{result.note}",
-        markup=False,
-    )

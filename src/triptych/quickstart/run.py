@@ -14,7 +14,8 @@ from triptych.quickstart.scans import load_scans
 from triptych.run import console as terminal
 from triptych.run import run_file
 from triptych.run.prepare import prepare
-from triptych.run.settings import RunSettings
+from triptych.run.run_file import SCHEMA
+from triptych.run.settings import RunSettings, json_schema
 
 TRAIN_SAMPLES = 27_600
 TEST_SAMPLES = 240
@@ -62,9 +63,8 @@ def write_files(out: Path, console: Console) -> Path:
     with as_file(assets.joinpath("tiny_base")) as base:
         shutil.copytree(base, out / "base", dirs_exist_ok=True)
     run_file = out / "run.yaml"
-    # The example's paths start from a folder named quickstart.
-    text = assets.joinpath("quickstart.yaml").read_text(encoding="utf-8").replace("quickstart/", f"{out.as_posix()}/")
-    run_file.write_text(text, encoding="utf-8")
+    run_file.write_text(assets.joinpath("examples", "quickstart.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    (out / SCHEMA).write_text(json_schema(), encoding="utf-8")
     return run_file
 
 

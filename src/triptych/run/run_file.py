@@ -12,12 +12,18 @@ import yaml
 from pydantic import ValidationError
 
 from triptych.errors import ConfigError
+from triptych.run import run_paths
 from triptych.run.setting_errors import explain
 from triptych.run.settings import RunSettings
+
+SCHEMA = "run.schema.json"
+"""The JSON Schema that is written beside a run file, for editors."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
     """Read a run file and apply ``key=value`` overrides such as ``train.epochs=3``.
+
+    Relative paths in the file start from its folder; those of overrides from the current one, as on any command line.
 
     Raises:
         ConfigError: naming the file, the key and, for an unknown key, the nearest known one.
@@ -30,7 +36,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} is not a run file: it holds no settings")
-    return _validated(content, overrides, str(path))
+    return _validated(run_paths.from_folder(content, Path(path).parent), overrides, str(path))
 
 
 def from_mapping(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSettings:
@@ -52,8 +58,10 @@ def _validated(content: dict[str, Any], overrides: Sequence[str], name: str) -> 
 
 
 def to_yaml(settings: RunSettings) -> str:
-    """The resolved run file: every setting, readable again by ``load``."""
-    return yaml.dump(settings.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    """The resolved run file: every setting, readable again by ``load`` from any folder, so its paths are absolute."""
+    return yaml.dump(
+        run_paths.absolute(settings.model_dump(mode="json")), Dumper=_Dumper, sort_keys=False, allow_unicode=True
+    )
 
 
 class _Loader(yaml.SafeLoader):

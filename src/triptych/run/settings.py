@@ -55,6 +55,11 @@ def _switch(value: Any) -> Any:
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
 
 
+def _batch(value: Any) -> Any:
+    """``batch: auto`` is short for ``batch: {auto: true}``."""
+    return {"auto": True} if value == "auto" else value
+
+
 class Settings(BaseModel):
     """Base of all groups of settings: unknown keys are refused, values do not change."""
 
@@ -209,7 +214,7 @@ class DataSettings(Settings):
 
 
 class BatchSettings(Settings):
-    """How a row is filled: exactly ``samples`` of them, or up to ``tokens`` and ``patches``."""
+    """How a row is filled: exactly ``samples`` of them, or up to ``tokens`` and ``patches``; or ``batch: auto``."""
 
     samples: PositiveInt | None = None
     """Shuffled samples per row: the mathematics of a padded batch of as many, without the padding."""
@@ -219,11 +224,17 @@ class BatchSettings(Settings):
     """Vision patches per row, a second limit beside ``tokens``."""
     group_similar: bool = False
     """Let packed rows of similar cost share a step: ranks with one row each wait less, steps differ more in targets."""
+    auto: bool = False
+    """Choose ``tokens`` when training starts: the largest row that fits the device. ``batch: auto`` is short for it."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
+        if self.auto:
+            if self.samples is not None or self.tokens is not None or self.patches is not None:
+                raise ValueError("`auto` chooses the size of rows; leave `samples`, `tokens` and `patches` out")
+            return self
         if (self.samples is None) == (self.tokens is None):
-            raise ValueError("give either `samples` or `tokens` (with or without `patches`)")
+            raise ValueError("give either `samples` or `tokens` (with or without `patches`), or `batch: auto`")
         if self.patches is not None and self.tokens is None:
             raise ValueError("`patches` goes with `tokens`")
         if self.group_similar and self.tokens is None:
@@ -231,6 +242,12 @@ class BatchSettings(Settings):
         return self
 
     def spec(self) -> BatchSpec:
+        """
+        Raises:
+            ConfigError: under ``auto``, before the size of rows is chosen.
+        """
+        if self.auto:
+            raise ConfigError("batch: auto is not chosen yet; `triptych plan --fit` says what it comes to")
         return BatchSpec(self.samples, self.tokens, self.patches, self.group_similar)
 
 
@@ -300,8 +317,8 @@ class RunSettings(Settings):
     """Which model, and which of its weights learn."""
     data: DataSettings
     """The samples, and what one of them may cost."""
-    batch: BatchSettings
-    """How rows are filled."""
+    batch: Annotated[BatchSettings, BeforeValidator(_batch)]
+    """How rows are filled; ``auto`` for the largest row that fits the device."""
     train: TrainSettings = TrainSettings()
     """The optimisation."""
     eval: EvalSettings = EvalSettings()
@@ -351,4 +368,7 @@ def _in_pydantic(check: Callable[[], object]) -> None:
 
 def json_schema() -> str:
     """JSON Schema of the run file, for editors."""
-    return json.dumps(RunSettings.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+    schema = RunSettings.model_json_schema()
+    batch = schema["properties"]["batch"]
+    batch["anyOf"] = [{"$ref": batch.pop("$ref")}, {"const": "auto"}]
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

@@ -18,6 +18,9 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 
 from triptych.corpus.corpus import Corpus
 from triptych.errors import ConfigError, ModelError
+from triptych.estimate.devices import target_here
+from triptych.estimate.fit import chosen_before, fitted, with_rows_of
+from triptych.estimate.forecast import Forecast
 from triptych.forward.batch import RowDataset
 from triptych.forward.isolation import Isolation, choose_isolation
 from triptych.forward.row_forward import RowForward
@@ -54,6 +57,8 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
         DataError: under ``data.on_error: stop``, if a sample breaks during training.
     """
     output = Path(settings.output)
+    checkpoint = latest_checkpoint(output) if resume else None
+    settings = _with_rows(settings, prepared, checkpoint, out)
     precision = choose_precision(settings.model)
     args = training_arguments(settings, precision)
     if args.device.type == "cpu":
@@ -62,7 +67,6 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
     plans = _plan_run(settings, prepared, args, cost)
     plan = plans["train"]
     identity: dict[str, Any] = {"plan": _plan_identity(settings, prepared.corpora["train"], cost)}
-    checkpoint = latest_checkpoint(output) if resume else None
     saved = {} if checkpoint is None else _check_identity(checkpoint, identity)
     family = prepared.files.family
     set_seed(settings.train.seed)  # adapters start from random weights
@@ -125,6 +129,20 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
     if is_main_process():
         write_summary(output, settings, trainer.state.log_history, plan, trainer.lost_samples, out)
     return final
+
+
+def _with_rows(settings: RunSettings, prepared: Prepared, checkpoint: Path | None, out: Console) -> RunSettings:
+    """The run with rows of a size: under ``batch: auto`` the largest that fit, or those of the run that goes on."""
+    if not settings.batch.auto:
+        return settings
+    known = None if checkpoint is None else chosen_before(checkpoint)
+    if known is not None:
+        return with_rows_of(settings, known)
+    forecast = Forecast(settings, prepared.files, target_here(settings.model))
+    found = fitted(forecast, *prepared.corpora.values())
+    if is_main_process():
+        out.print(f"batch: auto: rows of {found.batch.tokens:,} tokens on {forecast.target.name}", markup=False)
+    return found
 
 
 def _plan_run(
