@@ -159,7 +159,7 @@ def test_overrides_reach_into_groups_and_lists_and_make_what_is_missing(run: Pat
     assert loaded.train.epochs == 4
     assert [source.path for source in loaded.data.train] == ["a.json", ["b.json", "c.json"]]
     assert loaded.data.train[1].tags == {"role": "speaker"}
-    assert loaded.data.train[1].media_dir == "images", "the rest of the element stays"
+    assert loaded.data.train[1].media_dir == str(run.parent / "images"), "the rest of the element stays"
     assert loaded.data.eval[0].path == "held.json"
     assert loaded.train.hf == {"adam_beta2": 0.95}
     assert (loaded.model.lora.rank, loaded.model.lora.targets, loaded.model.lora.alpha) == (8, ["q_proj"], 32.0)
