@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.errors import ConfigError
-from triptych.run import run_file, run_paths
+from triptych.run import run_file
 from triptych.run.settings import RunSettings, json_schema
 
 LEAST = """
@@ -232,7 +232,7 @@ def test_the_saved_run_file_reads_back_equal(tmp_path_factory: pytest.TempPathFa
     resolved = RunSettings.model_validate(content)
     path = tmp_path_factory.getbasetemp() / "resolved.yaml"
     path.write_text(run_file.to_yaml(resolved), encoding="utf-8")
-    assert run_file.load(path) == RunSettings.model_validate(run_paths.absolute(resolved.model_dump()))
+    assert run_file.load(path) == RunSettings.model_validate(run_file.absolute_paths(resolved.model_dump()))
 
 
 SCHEMA = json.loads(json_schema())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import yaml
 from pydantic import ValidationError
 
 from triptych.errors import ConfigError
-from triptych.run import run_paths
 from triptych.run.setting_errors import explain
 from triptych.run.settings import RunSettings
+from triptych.sources import storage
 
+PLACED = ("train", "eval")
+"""Lists of sources in the group ``data``."""
 SCHEMA = "run.schema.json"
 """The JSON Schema that is written beside a run file, for editors."""
 
@@ -36,7 +39,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} is not a run file: it holds no settings")
-    return _validated(run_paths.from_folder(content, Path(path).parent), overrides, str(path))
+    return _validated(_from_folder(content, Path(path).parent), overrides, str(path))
 
 
 def from_mapping(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSettings:
@@ -60,7 +63,7 @@ def _validated(content: dict[str, Any], overrides: Sequence[str], name: str) -> 
 def to_yaml(settings: RunSettings) -> str:
     """The resolved run file: every setting, readable again by ``load`` from any folder, so its paths are absolute."""
     return yaml.dump(
-        run_paths.absolute(settings.model_dump(mode="json")), Dumper=_Dumper, sort_keys=False, allow_unicode=True
+        absolute_paths(settings.model_dump(mode="json")), Dumper=_Dumper, sort_keys=False, allow_unicode=True
     )
 
 
@@ -101,3 +104,70 @@ def _override(content: dict[str, Any], override: str) -> None:
         target[last] = value
     else:
         raise ConfigError(f"override {override!r}: {last!r} cannot be set there")
+
+
+def _from_folder(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The content of a run file in ``folder``, its paths as seen from the current folder.
+
+    Values of other types than paths have are left as they are, for the settings to refuse.
+
+    Raises:
+        ConfigError: for a data file or image folder that there is in the current folder only.
+    """
+    here = str(folder)
+
+    def place(path: str) -> str:
+        path = os.path.expanduser(path)
+        return path if here in ("", ".") or storage.is_remote(path) else os.path.join(here, path)
+
+    def place_data(path: str) -> str:
+        placed = place(path)
+        if placed != path and not storage.is_remote(path) and not storage.matching(placed) and storage.matching(path):
+            raise ConfigError(
+                f"no {placed!r}: relative paths in a run file start from its folder, {here!r}; the current folder "
+                f"holds {path!r}: write {os.path.relpath(path, here)!r} there"
+            )
+        return placed
+
+    return _placed(content, place, place_data)
+
+
+def absolute_paths(content: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose paths mean the same from every folder."""
+    return _placed(content, storage.absolute, storage.absolute)
+
+
+def _placed(content: dict[str, Any], place: Callable[[str], str], place_data: Callable[[str], str]) -> dict[str, Any]:
+    """``content`` with ``place`` applied to the paths of data, images, output, and of a model that is a folder."""
+    result = dict(content)
+    if isinstance(result.get("output"), str):
+        result["output"] = place(result["output"])
+    model = result.get("model")
+    if isinstance(model, dict) and isinstance(model.get("path"), str):
+        folder = place(model["path"])
+        # A name on the hub looks like a relative path, too.
+        if os.path.isdir(folder) or model["path"].startswith((".", "~")):
+            result["model"] = {**model, "path": folder}
+    data = result.get("data")
+    if isinstance(data, dict):
+        splits = {
+            split: [_source(source, place_data) for source in data[split]]
+            for split in PLACED
+            if isinstance(data.get(split), list)
+        }
+        result["data"] = {**data, **splits}
+    return result
+
+
+def _source(source: Any, place: Callable[[str], str]) -> Any:
+    if not isinstance(source, dict):
+        return source
+    result = dict(source)
+    path = source.get("path")
+    if isinstance(path, str):
+        result["path"] = place(path)
+    elif isinstance(path, list):
+        result["path"] = [place(item) if isinstance(item, str) else item for item in path]
+    if isinstance(source.get("media_dir"), str):
+        result["media_dir"] = place(source["media_dir"])
+    return result
