@@ -11,6 +11,7 @@ from rich.console import Console
 
 from triptych.api.data import Run
 from triptych.errors import ConfigError, DataError
+from triptych.family.folders import check_trained
 from triptych.planning.cost import model_cost
 from triptych.planning.plan import Plan
 from triptych.run import run_file
@@ -140,8 +141,9 @@ def model_to_evaluate(settings: RunSettings, checkpoint: str | Path | None) -> P
     if not settings.data.eval:
         raise ConfigError("data.eval names no source to evaluate on")
     folder = Path(checkpoint) if checkpoint is not None else Path(settings.output) / "final"
-    if not folder.is_dir():
+    if not folder.is_dir() and checkpoint is None:
         raise ConfigError(f"no model folder {folder}; train first, or name the folder of a checkpoint")
+    check_trained(folder)
     return folder
 
 

@@ -22,8 +22,9 @@ from triptych.exporting.model_card import CARD, write_card
 from triptych.exporting.proof_samples import Witness, roomy_device
 from triptych.exporting.trained_run import RUN_FILE, TrainedRun, open_run
 from triptych.family.family import read_model_files
+from triptych.family.folders import ADAPTER_CONFIG
 from triptych.model.loading import ProcessorFiles, choose_precision, load_model
-from triptych.model.trained import ADAPTER_CONFIG, frozen_names, merged, quiet_loading, released_dtype, reload
+from triptych.model.trained import frozen_names, merged, quiet_loading, released_dtype, reload
 from triptych.run import console as terminal
 from triptych.run import run_file
 

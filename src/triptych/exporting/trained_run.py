@@ -10,6 +10,7 @@ from rich.console import Console
 from triptych.corpus.corpus import Corpus
 from triptych.errors import ConfigError, DataError
 from triptych.family.family import ModelFiles, read_model_files
+from triptych.family.folders import check_trained
 from triptych.images.geometry import Geometry
 from triptych.run import run_file
 from triptych.run.prepare import SPLITS, Split, index_sources, make_reading
@@ -43,10 +44,11 @@ def open_run(folder: Path, console: Console) -> TrainedRun:
     """Read the run file in a trained folder, the base's small files, and the samples.
 
     Raises:
-        ConfigError: if there is no run file, or it names data that is gone.
+        ConfigError: if it is no trained folder, there is no run file, or it names data that is gone.
         ModelError: if the base cannot be used.
         DataError: if no good sample is left.
     """
+    check_trained(folder)
     if not (folder / RUN_FILE).exists():
         raise ConfigError(f"{folder} holds no {RUN_FILE}: name a checkpoint, or the folder `final` of a run")
     settings = run_file.load(folder / RUN_FILE)

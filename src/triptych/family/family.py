@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.errors import ModelError
+from triptych.family.folders import why_missing, why_no_model
 from triptych.images.geometry import Geometry
 from triptych.text.chat_template import ChatStyle, ChatTemplate, read_chat_template
 from triptych.text.content_tokens import largest_id
@@ -144,16 +145,21 @@ def read_model_files(path: str) -> ModelFiles:
 
 def _local_folder(path: str) -> Path:
     if Path(path).is_dir():
+        reason = why_no_model(Path(path))
+        if reason is not None:
+            raise ModelError(reason)
         return Path(path)
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ModelError(f"no model folder {path!r}")
+        raise ModelError(f"no model folder {path!r}{why_missing(path)}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(path, allow_patterns=["*.json", "*.txt", "*.jinja"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(f"{path!r} is neither a model folder nor reachable on the hub: {error}") from error
+        raise ModelError(
+            f"{path!r} is neither a model folder{why_missing(path)} nor reachable on the hub: {error}"
+        ) from error
 
 
 def _image_processor(folder: Path, path: str) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from transformers import PreTrainedModel
 from triptych.corpus.examine import Reading
 from triptych.errors import ConfigError, Origin
 from triptych.family.family import ModelFiles, read_model_files
+from triptych.family.folders import ADAPTER_CONFIG
 from triptych.images import measure, pixels
 from triptych.images.geometry import MAX_ASPECT, is_extreme
 from triptych.images.measure import ImageError
 from triptych.inference.generate import Answer, Prompt, stream
 from triptych.model.device import choose_device
 from triptych.model.loading import PixelNormalizer, choose_precision
-from triptych.model.trained import ADAPTER_CONFIG, load_trained, quiet_loading
+from triptych.model.trained import load_trained, quiet_loading
 from triptych.run import run_file
 from triptych.run.prepare import make_reading
 from triptych.run.settings import ModelSettings, RunSettings

@@ -14,7 +14,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesCo
 
 from triptych.errors import ConfigError, ModelError
 from triptych.family.family import ModelFiles
+from triptych.family.folders import check_not_quantised
 from triptych.images.geometry import Geometry
+from triptych.model.intact import load_whole
 from triptych.run.settings import ModelSettings
 
 # Files that serving needs beside the weights; which of them exist depends on the version that saved the folder.
@@ -40,15 +42,14 @@ def load_model(
     that transformers chooses.
 
     Raises:
-        ModelError: if transformers cannot load them.
+        ModelError: if transformers cannot load them, or not all of them; see ``load_whole``.
     """
     try:
-        model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(
-            settings.path, dtype=dtype, quantization_config=quantization
-        )
+        config = AutoConfig.from_pretrained(settings.path)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise ModelError(f"cannot load the model {settings.path}: {error}") from error
-    return model
+    check_not_quantised(config.to_dict(), settings.path)
+    return load_whole(settings.path, config=config, dtype=dtype, quantization_config=quantization)
 
 
 def empty_model(settings: ModelSettings) -> PreTrainedModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from triptych.errors import ModelError
 from triptych.family.family import Family
+from triptych.family.folders import ADAPTER_CONFIG
+from triptych.model.intact import check_numbers, load_whole, named
 from triptych.model.loading import load_model
 from triptych.model.parts import PartMap
 from triptych.run.settings import ModelSettings
@@ -25,7 +28,7 @@ from triptych.run.settings import ModelSettings
 if TYPE_CHECKING:
     from peft import PeftModel
 
-ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 # What safetensors calls the types that weights come in.
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -92,9 +95,33 @@ def _adapted(settings: ModelSettings, folder: Path, *, trainable: bool) -> PeftM
 
     base = load_model(_from(settings, settings.path))
     try:
-        return PeftModel.from_pretrained(base, folder, is_trainable=trainable)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # said below, as an error
+            adapted = PeftModel.from_pretrained(base, folder, is_trainable=trainable)
     except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
         raise ModelError(f"cannot load the adapters in {folder}: {error}") from error
+    _check_adapters(adapted, folder)
+    return adapted
+
+
+def _check_adapters(adapted: PeftModel, folder: Path) -> None:
+    """See that the file of adapters holds what the model takes, and nothing else: peft itself only warns.
+
+    Raises:
+        ModelError: naming the first tensors.
+    """
+    from peft import get_peft_model_state_dict
+
+    stored = set(stored_tensors(folder, ADAPTER_WEIGHTS))
+    tensors = get_peft_model_state_dict(adapted)
+    wanted = set(tensors)
+    for names, said in ((wanted - stored, "lack"), (stored - wanted, "hold, and this base does not take,")):
+        if names:
+            raise ModelError(
+                f"the adapters in {folder} {said} {named(sorted(names))}: they belong to another model, or their file "
+                "was changed; train again, or restore it"
+            )
+    check_numbers(str(folder), tensors.items())
 
 
 def frozen_names(model: PreTrainedModel, family: Family, settings: ModelSettings) -> set[str]:
@@ -108,12 +135,9 @@ def reload(folder: Path) -> PreTrainedModel:
     """An exported folder as a server loads it, in the precision that its ``config.json`` names.
 
     Raises:
-        ModelError: if transformers cannot load it.
+        ModelError: if transformers cannot load it, or not all of it.
     """
-    try:
-        model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise ModelError(f"cannot load {folder}: {error}") from error
+    model = load_whole(str(folder), dtype="auto")
     model.requires_grad_(False)
     model.train(False)
     return model
@@ -124,8 +148,12 @@ def _from(settings: ModelSettings, path: str) -> ModelSettings:
     return settings.model_copy(update={"path": path, "attention": "auto"})
 
 
-def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+def stored_tensors(folder: Path, single: str = SAFE_WEIGHTS_NAME) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and type of every tensor in the safetensors files of a model folder, by its name there.
+
+    Args:
+        folder: where they are.
+        single: name of the file, where there is no index of several.
 
     Raises:
         ModelError: if there are none, or one is damaged.
@@ -134,7 +162,7 @@ def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype
         index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))
         names = sorted(set(index["weight_map"].values()))
     else:
-        names = [SAFE_WEIGHTS_NAME]
+        names = [single]
     found = {}
     for name in names:
         try:

@@ -17,6 +17,7 @@ from triptych.corpus.examine import Census, Reading
 from triptych.corpus.executor import Engine
 from triptych.errors import ConfigError, DataError, Problem
 from triptych.family.family import ModelFiles, read_model_files
+from triptych.family.folders import check_not_quantised
 from triptych.planning.cost import SampleCost
 from triptych.planning.mixture import Mixture
 from triptych.planning.plan import Plan, make_plan
@@ -64,10 +65,11 @@ def prepare(settings: RunSettings, splits: Sequence[Split], out: Console, engine
 
     Raises:
         ConfigError: if a data file is missing, or what is to learn does not fit the model.
-        ModelError: if the model folder cannot be used.
+        ModelError: if the model folder cannot be used, or is quantised.
         DataError: with all problems of all splits, under ``data.on_error: stop``; or if no good sample is left.
     """
     files = read_model_files(settings.model.path)
+    check_not_quantised(files.config, settings.model.path)
     settings.check_model(files.config)
     reading = make_reading(files, settings)
     Path(settings.output).mkdir(parents=True, exist_ok=True)
