@@ -26,13 +26,14 @@ from triptych.forward.feature_cache import FeatureCache, FeatureWriter, image_fe
 from triptych.forward.isolation import choose_isolation
 from triptych.forward.row_forward import RowForward
 from triptych.model.loading import PixelNormalizer
+from triptych.recovery.resume import STATE
 from triptych.rows.feature_store import FeatureReader
 from triptych.rows.row_images import KNOWN
 from triptych.run import console
 from triptych.run.feature_forecast import Forecast, Room, decide, feature_shape, forecast
 from triptych.run.prepare import Prepared, plan_training, prepare
 from triptych.run.run_file import load
-from triptych.training.train import STATE, train
+from triptych.training.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -510,7 +511,7 @@ def test_a_resumed_run_keeps_to_what_it_did(small_model_dir: Path, tmp_path: Pat
     path = frozen_run(tmp_path, small_model_dir)
     run(path)
     assert json.loads((tmp_path / "run" / "checkpoint-4" / STATE).read_text())["feature_cache"] is True
-    for later in ("checkpoint-8", "checkpoint-12"):
+    for later in ("checkpoint-8", "checkpoint-12", "final"):
         shutil.rmtree(tmp_path / "run" / later)
     shutil.rmtree(own_cache)
     resumed = run(path, "train.feature_cache_gb=1.0e-5", resume=True)

@@ -21,11 +21,12 @@ from triptych.model.loading import PixelNormalizer, empty_model, load_model
 from triptych.model.parts import part_of, part_sizes
 from triptych.model.trainable import set_up_training
 from triptych.model.trained import load_trained
+from triptych.recovery.start import starting
 from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
 from triptych.run.settings import ModelSettings
-from triptych.training.train import latest_checkpoint, train
+from triptych.training.train import train
 
 # peft 0.21 still reads the attribute that transformers 5.23 renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -37,9 +38,9 @@ MERGER, HEAD = "visual.merger", "lm_head"
 
 def run(path: Path, *overrides: str, resume: bool = False) -> list[float]:
     """Train as ``path`` says; returns the losses."""
-    settings = load(path, overrides)
-    prepared = prepare(settings, ("train", "eval"), console.console())
-    train(settings, prepared, console.console(), resume=resume)
+    out = console.console()
+    with starting(load(path, overrides), out, resuming=resume, overrides=overrides) as (settings, prepared, start):
+        train(settings, prepared, out, start=start)
     log = [json.loads(line) for line in (Path(settings.output) / "log.jsonl").read_text().splitlines()]
     return [entry["loss"] for entry in log if "loss" in entry]
 
@@ -187,7 +188,6 @@ def test_a_mixed_run_resumed_is_never_stopped(small_model_dir: Path, tmp_path: P
     assert len(whole) == 6
     (tmp_path / "stopped").mkdir()
     (tmp_path / "whole" / "checkpoint-3").rename(tmp_path / "stopped" / "checkpoint-3")
-    assert latest_checkpoint(tmp_path / "stopped") is not None
     assert run(path, f"output={tmp_path / 'stopped'}", resume=True) == whole, "float equality, step by step"
     left, right = (
         load_trained(load(path).model, tmp_path / name / "final", torch.float32).state_dict()

@@ -17,10 +17,12 @@ import tiny
 from triptych.errors import ConfigError, DataError
 from triptych.forward.batch import Batch
 from triptych.forward.row_forward import RowForward
+from triptych.recovery import checkpoints
+from triptych.recovery.start import starting
 from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
-from triptych.training.train import latest_checkpoint, train
+from triptych.training.train import train
 
 # peft 0.21 still reads the attribute that transformers 5.23 renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -28,9 +30,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 
 def run(path: Path, *overrides: str, resume: bool = False) -> list[dict[str, Any]]:
     """Train as ``path`` says; returns the log."""
-    settings = load(path, overrides)
-    prepared = prepare(settings, ("train", "eval"), console.console())
-    train(settings, prepared, console.console(), resume=resume)
+    out = console.console()
+    with starting(load(path, overrides), out, resuming=resume, overrides=overrides) as (settings, prepared, start):
+        train(settings, prepared, out, start=start)
     return log(Path(settings.output))
 
 
@@ -87,13 +89,14 @@ def test_stopped_and_resumed_is_never_stopped(
 
     image, origin = last_image(data, path)
     settings = load(path, (*options, f"output={tmp_path / 'stopped'}"))
-    prepared = prepare(settings, ("train",), console.console())
-    shutil.move(image, tmp_path / "gone")  # after the check, before its turn
-    with pytest.raises(DataError) as error:
-        train(settings, prepared, console.console())
+    out = console.console()
+    with starting(settings, out) as (_, prepared, start):
+        shutil.move(image, tmp_path / "gone")  # after the check, before its turn
+        with pytest.raises(DataError) as error:
+            train(settings, prepared, out, start=start)
     assert origin in str(error.value)
     assert str(image) in str(error.value)
-    checkpoint = latest_checkpoint(tmp_path / "stopped")
+    checkpoint, _ = checkpoints.last_good(tmp_path / "stopped")
     assert checkpoint is not None
     assert not (tmp_path / "stopped" / "final").exists()
     assert (checkpoint / "optimizer.pt").exists()
@@ -125,7 +128,8 @@ def test_resuming_over_changed_rows_is_refused(small_model_dir: Path, tmp_path: 
     data = tiny.write_dataset(tmp_path, 4)
     path = tiny.write_run(tmp_path, small_model_dir, data, batch={"samples": 2})
     run(path)
-    with pytest.raises(ConfigError, match="other rows"):
+    shutil.rmtree(tmp_path / "run" / "final")  # as if killed before it was written
+    with pytest.raises(ConfigError, match=r"train\.seed: 42 -> 7"):
         run(path, "train.seed=7", resume=True)
 
 

@@ -218,21 +218,9 @@ def train(
 ) -> None:
     """Check, index, plan and train."""
     _say_untried()
-    from triptych.api.training import refuse_to_mix
-    from triptych.run import console, run_file
-    from triptych.run.prepare import prepare
+    from triptych.commands.train import train as run_train
 
-    out = console.console()
-    settings = run_file.load(run, overrides or ())
-    output = Path(settings.output)
-    refuse_to_mix(output, resume=resume)
-    prepared = prepare(settings, ("train", "eval"), out)
-    (output / "run.yaml").write_text(run_file.to_yaml(settings), encoding="utf-8")
-    # torch and transformers take seconds to import: only now that the data is known to be right.
-    from triptych.training.train import train as run_training
-
-    final = run_training(settings, prepared, out, resume=resume)
-    out.print(f"model: {final}", markup=False)
+    raise typer.Exit(run_train(run, overrides or (), resume=resume))
 
 
 @app.command("eval")
@@ -252,7 +240,7 @@ def evaluate(
     out = console.console()
     settings = run_file.load(run, overrides or ())
     folder = model_to_evaluate(settings, checkpoint)
-    prepared = prepare(settings, ("eval",), out)
+    prepared = prepare(settings, ("eval",), out, rejected=False)
     from triptych.inference.evaluate import evaluate as run_evaluation
 
     run_evaluation(settings, prepared, folder, out)

@@ -18,6 +18,7 @@ Code = Literal[
     "image-extreme",
     "image-outside",
     "too-long",
+    "sample-gone",
 ]
 
 

@@ -109,6 +109,8 @@ class Run:
     """A run file that has been read; nothing is indexed or written until it is asked for."""
 
     settings: RunSettings
+    overrides: tuple[str, ...] = ()
+    """What of the settings was given beside the run file; a resumed run keeps those of its first start"""
 
     @cached_property
     def _read(self) -> tuple[ModelFiles, Reading]:
@@ -142,8 +144,8 @@ def load_run(run: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] |
     """
     changes = [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()]
     if isinstance(run, Mapping):
-        return Run(run_file.from_mapping(run, changes))
-    return Run(run_file.load(run, changes))
+        return Run(run_file.from_mapping(run, changes), tuple(changes))
+    return Run(run_file.load(run, changes), tuple(changes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,9 @@ from triptych.errors import ConfigError, DataError
 from triptych.family.folders import check_trained
 from triptych.planning.cost import model_cost
 from triptych.planning.plan import Plan
-from triptych.run import run_file
+from triptych.recovery.output_folder import FINAL
+from triptych.recovery.resume import FinishedError
+from triptych.recovery.start import starting
 from triptych.run.prepare import Prepared, Split, plan_training, prepare
 from triptych.run.settings import RunSettings
 
@@ -71,21 +73,22 @@ def train(run: Run, *, resume: bool = False) -> TrainResult:
 
     Args:
         run: what to train.
-        resume: go on from the last checkpoint in the output folder.
+        resume: go on from the last checkpoint in the output folder; a finished run is given back as it is.
 
     Raises:
-        ConfigError: if settings cannot work together, or the output holds another run's checkpoints.
+        ConfigError: if settings cannot work together, the output is another run's, or, under ``resume``, there is no
+            checkpoint or a setting or sample is not what it was.
         DataError: with all problems, under ``data.on_error: stop``.
         ModelError: if the model cannot be loaded.
     """
-    settings = run.settings
-    output = Path(settings.output)
-    refuse_to_mix(output, resume=resume)
-    prepared = _prepare(settings, ("train", "eval"))
-    (output / "run.yaml").write_text(run_file.to_yaml(settings), encoding="utf-8")
-    from triptych.training.train import train as run_training
+    out, output = Console(quiet=True), Path(run.settings.output)
+    try:
+        with starting(run.settings, out, resuming=resume, overrides=run.overrides) as (settings, prepared, start):
+            from triptych.training.train import train as run_training
 
-    return TrainResult(output, run_training(settings, prepared, Console(quiet=True), resume=resume))
+            return TrainResult(output, run_training(settings, prepared, out, start=start))
+    except FinishedError:
+        return TrainResult(output, output / FINAL)
 
 
 def batch(run: Run, samples: Sequence[int], *, split: Split = "train") -> Batch:
@@ -174,17 +177,5 @@ def export(
     return run_export(Path(checkpoint), Path(to), Console(quiet=True), dtype=dtype, samples=samples, check=check)
 
 
-def refuse_to_mix(output: Path, *, resume: bool) -> None:
-    """A new run never writes over an older one's checkpoints.
-
-    Raises:
-        ConfigError: if ``output`` holds checkpoints and ``resume`` is false.
-    """
-    if not resume and any(output.glob("checkpoint-*")):
-        raise ConfigError(
-            f"{output} holds checkpoints of an earlier run; go on with --resume, or choose another output"
-        )
-
-
 def _prepare(settings: RunSettings, splits: Sequence[Split]) -> Prepared:
-    return prepare(settings, splits, Console(quiet=True))
+    return prepare(settings, splits, Console(quiet=True), rejected=False)

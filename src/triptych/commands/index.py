@@ -26,7 +26,7 @@ def index(
     settings = run_file.load(run, overrides)
     chosen = _engine(engine, workers, address)
     began = time.monotonic()
-    prepared = prepare(settings, SPLITS, out, chosen)
+    prepared = prepare(settings, SPLITS, out, chosen, rejected=False)
     seconds = time.monotonic() - began
     samples = sum(census.samples for census in prepared.census.values())
     out.print(f"indexed {samples:,} samples in {seconds:.1f} s", markup=False)

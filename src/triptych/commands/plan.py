@@ -67,7 +67,7 @@ def plan(run: Path, overrides: Sequence[str], options: PlanOptions) -> None:
     """
     out = console.console()
     settings = run_file.load(run, overrides)
-    prepared = prepare(settings, ("train",), out)
+    prepared = prepare(settings, ("train",), out, rejected=False)
     # The model's shapes come from transformers: only now that the data is known to be right.
     from triptych.estimate.devices import find_target
     from triptych.estimate.fit import fitted

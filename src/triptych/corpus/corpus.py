@@ -17,11 +17,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from filelock import FileLock
 from numpy.typing import NDArray
 
@@ -32,12 +34,14 @@ from triptych.corpus.index import DataFile, Index, load_or_build_index
 from triptych.corpus.lengths import LENGTHS, SampleLengths, stored_encoding
 from triptych.corpus.progress import Progress, Silent
 from triptych.errors import Origin, Problem
+from triptych.images import identity
 from triptych.images.cache_files import cache_folder, intact, mark_used, seal
 from triptych.images.geometry import Geometry, SizedImage
 from triptych.images.size_cache import HeaderCache
 from triptych.planning.cost import SampleCost
 from triptych.planning.plan import Lengths
 from triptych.sources.records import Source
+from triptych.sources.storage import Stamp
 from triptych.text.layout import Budget, Layout, fit, lay_out
 from triptych.text.template import Encoded
 
@@ -63,6 +67,21 @@ class CorpusSample:
         """The sample as the model sees it."""
         resized = [(image.resized_height, image.resized_width) for image in self.images]
         return lay_out(self.encoded, resized, self.geometry, self.origin)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSums:
+    """What tells whether the K good samples are what they were: checksums of their content, and where they stand."""
+
+    text: NDArray[np.uint64]
+    """(K,) of ids, targets and places of images"""
+    images: NDArray[np.uint64]
+    """(K,) of the size and time of each image file, in reading order"""
+    file: NDArray[np.int32]
+    """(K,) number of the data file"""
+    line: NDArray[np.int64]
+    """(K,) line there"""
+    files: list[str]
 
 
 class Corpus:
@@ -169,6 +188,30 @@ class Corpus:
         """The sample's images in reading order."""
         return self.sample(index).images
 
+    def sums(self) -> SampleSums:
+        """Checksums of every sample; asks for the time of each image file, and takes some microseconds per sample."""
+        stamps, count = self._stamp_sums(), self._index.sample_count
+        text, images = np.zeros((2, count), np.uint64)
+        file, line = np.zeros(count, np.int32), np.zeros(count, np.int64)
+        names = ("ids", "spans", "slots", "images", "line")
+        for start, number, first_image, (*lists, shown, lines) in self._index.sample_batches(*names):
+            end = start + len(lines)
+            text[start:end] = _list_sums([(column.values.to_numpy(), column.offsets.to_numpy()) for column in lists])
+            of_images = stamps[shown.values.to_numpy() + first_image]
+            images[start:end] = _list_sums([(of_images, shown.offsets.to_numpy())])
+            file[start:end], line[start:end] = number, lines.to_numpy()
+        good = self._numbers("sample")
+        return SampleSums(text[good], images[good], file[good], line[good], [item.path for item in self._index.files])
+
+    def _stamp_sums(self) -> NDArray[np.uint64]:
+        """(I,) checksum of size and time of each image file."""
+        containers: dict[str, Stamp | None] = {}
+        sums = np.zeros(self._index.image_count, np.uint64)
+        for start, locations in self._index.location_batches():
+            for number, location in enumerate(locations, start):
+                sums[number] = xxhash.xxh3_64_intdigest(repr(identity.stamp(location, containers)).encode())
+        return sums
+
     def shown(self, uses: NDArray[np.int64]) -> Iterator[tuple[str, tuple[int, int], int]]:
         """What a run shows of these samples if it takes each of them ``uses`` (K,) times.
 
@@ -219,6 +262,16 @@ class Corpus:
 
     def _numbers(self, column: str) -> NDArray[np.int64]:
         return np.asarray(self._lengths.column(column).to_numpy(), np.int64)
+
+
+def _list_sums(columns: Sequence[tuple[NDArray[Any], NDArray[np.int32]]]) -> NDArray[np.uint64]:
+    """(N,) checksum of the N lists of each column, given as (values, bounds), one column after the other."""
+    sums = [0] * (len(columns[0][1]) - 1)
+    for values, bounds in columns:
+        view, ends = np.ascontiguousarray(values).data.cast("B"), (bounds * values.itemsize).tolist()
+        for place, (first, last) in enumerate(pairwise(ends)):
+            sums[place] = xxhash.xxh3_64_intdigest(view[first:last], seed=sums[place])
+    return np.array(sums, np.uint64)
 
 
 def load_or_build(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +10,6 @@ from triptych.corpus.corpus import Corpus
 from triptych.errors import ConfigError
 from triptych.estimate.forecast import Forecast
 from triptych.forward.memory import RowSize
-from triptych.run import run_file
 from triptych.run.settings import BatchSettings, RunSettings
 
 STEP = 256
@@ -78,11 +76,6 @@ def with_rows_of(settings: RunSettings, tokens: int) -> RunSettings:
     """The run with packed rows of so many tokens."""
     batch = BatchSettings(tokens=tokens, group_similar=settings.batch.group_similar)
     return settings.model_copy(update={"batch": batch})
-
-
-def chosen_before(checkpoint: Path) -> int | None:
-    """Tokens of a row in the run that wrote ``checkpoint``; None where it had rows of another kind."""
-    return run_file.load(checkpoint / "run.yaml").batch.tokens
 
 
 def fitted(forecast: Forecast, *corpora: Corpus) -> RunSettings:

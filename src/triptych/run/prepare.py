@@ -56,12 +56,20 @@ def make_reading(files: ModelFiles, settings: RunSettings) -> Reading:
     return Reading(files.template(), geometry, settings.budget(geometry.merge_size), files.text_hash())
 
 
-def prepare(settings: RunSettings, splits: Sequence[Split], out: Console, engine: Engine | None = None) -> Prepared:
+def prepare(
+    settings: RunSettings, splits: Sequence[Split], out: Console, engine: Engine | None = None, *, rejected: bool = True
+) -> Prepared:
     """Index the sources of ``splits``; takes seconds, decodes no image and imports no torch.
 
     What was read and measured before, by any run, comes from the user's cache folder.
 
-    With ``data.on_error: skip`` the problems go to ``rejected.jsonl`` in the output folder and their number is printed.
+    Args:
+        settings: of the run.
+        splits: whose sources are indexed.
+        out: where progress and counts are shown.
+        engine: where the work is done; None means the cores of this machine.
+        rejected: with ``data.on_error: skip``, start ``rejected.jsonl`` in the output folder with the problems. Not
+            where the folder holds a run that goes on, or that is only looked at.
 
     Raises:
         ConfigError: if a data file is missing, or what is to learn does not fit the model.
@@ -91,7 +99,8 @@ def prepare(settings: RunSettings, splits: Sequence[Split], out: Console, engine
     if is_main_process():
         for split, found in census.items():
             out.print(f"data.{split}: {console.census_line(found)}", markup=False)
-        write_rejected(Path(settings.output), [p for c in census.values() for p in (*c.problems, *c.dropped)], out)
+        if rejected:
+            write_rejected(Path(settings.output), [p for c in census.values() for p in (*c.problems, *c.dropped)], out)
     return Prepared(files, reading, corpora, census)
 
 
@@ -181,11 +190,12 @@ def write_rejected(output: Path, problems: Sequence[Problem], out: Console) -> N
         out.print(f"left out: {len(problems):,} problems, listed in {path}", markup=False)
 
 
-def append_rejected(output: Path, problems: Sequence[Problem]) -> None:
-    """Add problems to ``rejected.jsonl``."""
+def append_rejected(output: Path, problems: Sequence[Problem], *, step: int | None = None) -> None:
+    """Add problems to ``rejected.jsonl``; those that came up during the run carry their optimizer step."""
     if problems:
+        told = {} if step is None else {"step": step}
         with (output / REJECTED).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(problem.to_dict(), ensure_ascii=False) + "\n" for problem in problems)
+            file.writelines(json.dumps(problem.to_dict() | told, ensure_ascii=False) + "\n" for problem in problems)
 
 
 def is_main_process() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from triptych.planning.plan import Plan
+from triptych.recovery.stopping import Stopped
 from triptych.run import console
 from triptych.run.settings import RunSettings
 
@@ -33,6 +35,28 @@ class EpochCallback(TrainerCallback):
             control.should_save = control.should_save or self.save
             control.should_evaluate = control.should_evaluate or self.evaluate
         return control
+
+
+class StopCallback(TrainerCallback):
+    """Ends the run after a signal: the step is finished and saved, then training is left."""
+
+    def __init__(self) -> None:
+        self.signal: Callable[[], str | None] = lambda: None
+        """Name of the signal after which the run ends with this step; the trainer's."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        control.should_save = control.should_save or self.signal() is not None
+        return control
+
+    on_evaluate = on_step_end
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        name = self.signal()
+        if name is not None:
+            saved = f"{args.output_dir}/checkpoint-{state.global_step}"
+            raise Stopped(name, f"stopped after step {state.global_step}; saved in {saved}, go on with --resume")
 
 
 class RunLogCallback(TrainerCallback):
@@ -94,6 +118,10 @@ class ConsoleCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the progress bar away, also where training ended early."""
         if self.progress is not None:
             self.progress.stop()
 

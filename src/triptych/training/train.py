@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
 
-from triptych.corpus.corpus import Corpus
 from triptych.errors import ConfigError, ModelError
 from triptych.estimate.devices import target_here
-from triptych.estimate.fit import chosen_before, fitted, with_rows_of
+from triptych.estimate.fit import fitted
 from triptych.estimate.forecast import Forecast
 from triptych.forward.batch import RowDataset
 from triptych.forward.isolation import Isolation, choose_isolation
@@ -30,44 +27,58 @@ from triptych.model.parts import PartSize, learning_parts, part_sizes
 from triptych.model.trainable import parameter_rates
 from triptych.planning.cost import SampleCost, model_cost
 from triptych.planning.plan import Plan, sequential_plan
+from triptych.recovery.output_folder import FINAL
+from triptych.recovery.resume import RUN_FILE, STATE, Start, fresh, lost_samples
 from triptych.rows.builder import RowBuilder
 from triptych.rows.feature_store import FeatureReader
 from triptych.rows.loader import Loading, threads_per_worker
 from triptych.run import console, run_file
 from triptych.run.environment import keep_freed_memory
-from triptych.run.prepare import Prepared, Split, is_main_process, plan_training, train_mixture
+from triptych.run.prepare import Prepared, Split, is_main_process
 from triptych.run.settings import RunSettings
-from triptych.training.callbacks import ConsoleCallback, EpochCallback, RunLogCallback, tensorboard_callback
+from triptych.training.callbacks import (
+    ConsoleCallback,
+    EpochCallback,
+    RunLogCallback,
+    StopCallback,
+    tensorboard_callback,
+)
 from triptych.training.feature_setup import open_features
 from triptych.training.hf_arguments import training_arguments
 from triptych.training.setup import load_for_training
 from triptych.training.summary import write_summary
 from triptych.training.trainer import RowTrainer
 
-STATE = "triptych.json"
 LEAKAGE = 0.1
 """Relative difference of logits above which it is no rounding; bfloat16 was seen to give 0.01, leaks 0.6 and more."""
 
 
-def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bool = False) -> Path:
+def train(settings: RunSettings, prepared: Prepared, out: Console, *, start: Start | None = None) -> Path:
     """Train as ``settings`` say; returns the folder of the final model.
 
+    Args:
+        settings: of the run.
+        prepared: its samples.
+        out: where it is said what happens.
+        start: where to begin, from ``recovery.start``; None for a new run.
+
     Raises:
-        ConfigError: for settings that cannot work together, or a checkpoint of a different run under ``resume``.
+        ConfigError: for settings that cannot work together.
         DataError: under ``data.on_error: stop``, if a sample breaks during training.
+        Stopped: after a signal; the run can go on from there.
     """
-    output = Path(settings.output)
-    checkpoint = latest_checkpoint(output) if resume else None
-    settings = _with_rows(settings, prepared, checkpoint, out)
+    start = start or fresh(settings, prepared)
+    output, stop, checkpoint = Path(settings.output), start.stop, start.checkpoint
+    settings = _with_rows(settings, prepared, out)
     precision = choose_precision(settings.model)
     args = training_arguments(settings, precision)
     if args.device.type == "cpu":
         keep_freed_memory()
     cost = model_cost(settings.model.recipe, prepared.files.config)
-    plans = _plan_run(settings, prepared, args, cost)
+    plans = _plan_run(settings, prepared, start, args, cost)
     plan = plans["train"]
-    identity: dict[str, Any] = {"plan": _plan_identity(settings, prepared.corpora["train"], cost)}
-    saved = {} if checkpoint is None else _check_identity(checkpoint, identity)
+    _check_precision(start, precision)
+    stop.check()
     family = prepared.files.family
     set_seed(settings.train.seed)  # adapters start from random weights
     isolation = choose_isolation(family, args.device)
@@ -75,6 +86,7 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
     model, attention = load_for_training(
         settings.model, family, precision, args.device, isolation, checkpointing=checkpointing
     )
+    stop.check()
     rates = parameter_rates(model, family, settings)
     model.config.use_cache = False
     if settings.train.compile:
@@ -82,10 +94,10 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
         compile_layers(model, family)
     sharded = _is_sharded(args)
     features = open_features(
-        settings, prepared, plans, model, args, precision, sharded=sharded, resumed=saved.get("feature_cache")
+        settings, prepared, plans, model, args, precision, sharded=sharded, resumed=start.state.get("feature_cache")
     )
-    identity["feature_cache"] = features.decision.on
-    extra = {"run.yaml": run_file.to_yaml(settings), STATE: json.dumps(identity)}
+    note = start.note() | {"feature_cache": features.decision.on, "precision": _name(precision)}
+    extra = {RUN_FILE: run_file.to_yaml(settings), STATE: json.dumps(note)}
     processor = ProcessorFiles(prepared.files, prepared.reading.geometry, extra)
     steps = math.ceil(len(plan) / settings.train.rows_per_step)
     _check_sharding(args, isolation)
@@ -96,8 +108,8 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
             out.print(f"one sample at a time: {isolation.reason}", markup=False)
         out.print(features.decision.line, markup=False)
     together = args.world_size > 1 and (sharded or not learning_parts(model, family).isdisjoint(("vision", "merger")))
-    done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
-    datasets = _datasets(settings, prepared, plans, features.reader, args, done, with_image=together)
+    datasets = _datasets(settings, prepared, plans, features.reader, args, start.step, with_image=together)
+    callbacks = _callbacks(settings, plan, output, out)
     trainer = RowTrainer(
         model=model,
         args=args,
@@ -112,32 +124,39 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, resume: bo
         rates=rates,
         plan=plan,
         out=out,
-        callbacks=_callbacks(settings, plan, output, out),
+        start=start,
+        callbacks=callbacks,
     )
+    for callback in callbacks:
+        if isinstance(callback, StopCallback):
+            callback.signal = trainer.signal_to_stop
     if not sharded:
         _check_isolation(trainer, out)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
+    stop.check()
+    stop.phase = "training"
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        stop.phase = "end"
     finally:
+        for callback in callbacks:
+            if isinstance(callback, ConsoleCallback):
+                callback.close()
         stored = features.close()
         if stored:
             out.print(stored, markup=False)
-    final = output / "final"
-    trainer.save_model(str(final))
+    final = output / FINAL
+    trainer.save_final(final)
     if is_main_process():
-        write_summary(output, settings, trainer.state.log_history, plan, trainer.lost_samples, out)
+        write_summary(output, settings, trainer.state.log_history, plan, len(lost_samples(output)), out)
     return final
 
 
-def _with_rows(settings: RunSettings, prepared: Prepared, checkpoint: Path | None, out: Console) -> RunSettings:
-    """The run with rows of a size: under ``batch: auto`` the largest that fit, or those of the run that goes on."""
+def _with_rows(settings: RunSettings, prepared: Prepared, out: Console) -> RunSettings:
+    """The run with rows of a size: under ``batch: auto`` the largest that fit."""
     if not settings.batch.auto:
         return settings
-    known = None if checkpoint is None else chosen_before(checkpoint)
-    if known is not None:
-        return with_rows_of(settings, known)
     forecast = Forecast(settings, prepared.files, target_here(settings.model))
     found = fitted(forecast, *prepared.corpora.values())
     if is_main_process():
@@ -146,9 +165,9 @@ def _with_rows(settings: RunSettings, prepared: Prepared, checkpoint: Path | Non
 
 
 def _plan_run(
-    settings: RunSettings, prepared: Prepared, args: TrainingArguments, cost: SampleCost | None
+    settings: RunSettings, prepared: Prepared, start: Start, args: TrainingArguments, cost: SampleCost | None
 ) -> dict[Split, Plan]:
-    plans: dict[Split, Plan] = {"train": plan_training(settings, prepared.corpora["train"], args.world_size, cost)}
+    plans: dict[Split, Plan] = {"train": start.plan(settings, args.world_size)}
     held_out = prepared.corpora.get("eval")
     if held_out is not None:
         costs = None if cost is None else held_out.costs(cost)
@@ -225,44 +244,26 @@ def _check_isolation(trainer: RowTrainer, out: Console) -> None:
         out.print(f"one sample at a time: {reason}", markup=False)
 
 
-def _plan_identity(settings: RunSettings, corpus: Corpus, cost: SampleCost | None) -> str:
-    """Names the order of the rows: two runs with the same one see the same samples at the same step."""
-    digest = hashlib.sha256()
-    digest.update(corpus.lengths.tokens.tobytes())
-    digest.update(corpus.lengths.patches.tobytes())
-    order: list[Any] = [asdict(settings.batch.spec()), settings.train.seed, settings.train.rows_per_step]
-    mixture = train_mixture(settings, corpus)
-    if not mixture.plain:
-        order.append(asdict(mixture))
-    if cost is not None and settings.train.rows_per_step > 1:
-        digest.update(corpus.costs(cost).tobytes())
-    digest.update(json.dumps(order).encode())
-    return digest.hexdigest()
+def _check_precision(start: Start, precision: torch.dtype) -> None:
+    """``auto`` may mean another precision on another machine.
 
-
-def latest_checkpoint(output: Path) -> Path | None:
-    """The last complete checkpoint of a run; Trainer writes ``trainer_state.json`` last."""
-    found = []
-    for folder in output.glob("checkpoint-*"):
-        step = re.fullmatch(r"checkpoint-(\d+)", folder.name)
-        if step and (folder / "trainer_state.json").exists():
-            found.append((int(step[1]), folder))
-    return max(found)[1] if found else None
-
-
-def _check_identity(checkpoint: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """What the run that wrote ``checkpoint`` noted about itself."""
-    saved: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
-    if saved["plan"] != identity["plan"]:
+    Raises:
+        ConfigError: if the checkpoint was trained in another one.
+    """
+    before = start.state.get("precision", _name(precision))
+    if before != _name(precision):
         raise ConfigError(
-            f"{checkpoint} belongs to other rows: data, limits, batch, seed or rows_per_step changed since. "
-            "Restore them, or start anew without --resume in another output folder"
+            f"{start.checkpoint} was trained in {before}, and model.precision gives {_name(precision)} here; "
+            f"set model.precision: {before}"
         )
-    return saved
+
+
+def _name(precision: torch.dtype) -> str:
+    return str(precision).removeprefix("torch.")
 
 
 def _callbacks(settings: RunSettings, plan: Plan, output: Path, out: Console) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = [EpochCallback(settings, plan)]
+    callbacks: list[TrainerCallback] = [EpochCallback(settings, plan), StopCallback()]
     if is_main_process():
         callbacks += [RunLogCallback(output), ConsoleCallback(out)]
         board = tensorboard_callback(output)

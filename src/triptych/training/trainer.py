@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,15 +15,17 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from triptych.errors import DataError, Problem
+from triptych.errors import DataError, ModelError, Problem
 from triptych.family.family import Family
 from triptych.forward.batch import Batch
 from triptych.forward.flops import FlopCounter, device_peak
 from triptych.forward.row_forward import RowForward
 from triptych.model.parts import plain_name
 from triptych.planning.plan import Plan
+from triptych.recovery import checkpoints
+from triptych.recovery.resume import Start, lost_samples
 from triptych.run import console
-from triptych.run.prepare import append_rejected
+from triptych.run.prepare import REJECTED, append_rejected
 from triptych.run.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -59,6 +62,7 @@ class RowTrainer(Trainer):
         rates: Mapping[str, float],
         plan: Plan,
         out: Console,
+        start: Start | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model, *args, data_collator=only_row, **kwargs)  # type: ignore[misc]
@@ -70,7 +74,14 @@ class RowTrainer(Trainer):
         self.rates = rates
         self.plan = plan
         self.out = out
-        self.lost_samples = 0
+        self.start = start
+        self.output = Path(settings.output)
+        self.lost = set[str]() if start is None or start.checkpoint is None else lost_samples(self.output)
+        """Origins of the samples that were lost during the run"""
+        self.stop_asked: str | None = None
+        """Name of the signal after which all ranks end with this step"""
+        self._seal: checkpoints.Seal | None = None
+        """Of the checkpoint that is being written"""
         self.meter = Meter()
         self.counter = FlopCounter(model, family, model.config)
         self.peak = device_peak()
@@ -91,10 +102,13 @@ class RowTrainer(Trainer):
             self.meter.images += len(batch.image_grid_thw)
             self.meter.known += batch.known_images
             self.meter.supervised += len(batch.targets)
-        supervised = torch.tensor(sum(len(batch.targets) for batch in batches), device=device)
+        signalled = self.start is not None and self.start.stop.name is not None
+        sums = torch.tensor([sum(len(batch.targets) for batch in batches), signalled], device=device)
         if self.args.world_size > 1:
-            supervised = self.accelerator.reduce(supervised, "sum")
-        return inputs, supervised.clamp(min=1)
+            sums = self.accelerator.reduce(sums, "sum")
+            # A signal reaches ranks at different times; what all of them saw before this step counts.
+            self.stop_asked = ((self.start and self.start.stop.name) or "SIGTERM") if sums[1] else None
+        return inputs, sums[0].clamp(min=1)
 
     def compute_loss(
         self,
@@ -129,6 +143,117 @@ class RowTrainer(Trainer):
         self.meter.started += time.perf_counter() - began  # evaluation is no part of training's throughput
         metrics = {f"{prefix}_loss": (totals[0] / totals[1].clamp(min=1)).item()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=samples)  # type: ignore[arg-type]
+
+    def signal_to_stop(self) -> str | None:
+        """Name of the signal after which the run ends with this step, on all ranks; None to go on."""
+        if self.args.world_size > 1 or self.start is None:
+            return self.stop_asked
+        return self.start.stop.name
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where Trainer puts checkpoints: aside, while one is being written."""
+        return str(self.output if self._seal is None else self._seal.folder.parent)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Trainer's checkpoint, written aside, sealed with checksums, then renamed: it is whole or absent.
+
+        Raises:
+            CheckpointError: if it cannot be written; those before it are as they were.
+        """
+        target = self.output / f"checkpoint-{self.state.global_step}"
+        folder = self.output / checkpoints.UNFINISHED / target.name
+        if self.args.should_save:
+            checkpoints.aside(self.output, target.name)
+        self.accelerator.wait_for_everyone()
+        self._seal = checkpoints.Seal(folder)
+        best = self.state.best_global_step
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                self._complete(folder, best_step=best)
+            self.accelerator.wait_for_everyone()  # every rank has written its random state
+            if self.args.should_save:
+                self._seal.close()
+                checkpoints.publish(folder, target)
+                best_folder = self.state.best_model_checkpoint
+                keep = self.args.save_total_limit
+                checkpoints.remove_old(self.output, keep, Path(best_folder) if best_folder else None)
+        finally:
+            self._seal = None
+        self.accelerator.wait_for_everyone()
+
+    def _complete(self, folder: Path, best_step: int | None) -> None:
+        """Add what is Triptych's own: the best checkpoint by the name that it will have, and what was left out."""
+        best = self.output / f"checkpoint-{best_step}"
+        known = best_step is not None and (best_step == self.state.global_step or best.is_dir())
+        self.state.best_model_checkpoint = str(best) if known else None
+        self.state.save_to_json(str(folder / "trainer_state.json"))
+        if (self.output / REJECTED).exists():
+            shutil.copyfile(self.output / REJECTED, folder / REJECTED)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        alone = self._seal is not None and self.args.world_size == 1
+        if self._seal is not None and alone:
+            self._seal.add()  # the weights are written: their checksums are made meanwhile
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._seal is not None and alone:
+            self._seal.add()
+
+    def save_final(self, target: Path) -> None:
+        """Write the model aside, seal it and give it its name."""
+        folder = target.parent / checkpoints.UNFINISHED / target.name
+        if self.args.should_save:
+            checkpoints.aside(target.parent, target.name)
+        self.accelerator.wait_for_everyone()
+        self.save_model(str(folder))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            checkpoints.Seal(folder).close()
+            checkpoints.publish(folder, target)
+            checkpoints.clear_unfinished(target.parent)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Also where Triptych's own epochs decide when to save; a new best model is saved whenever it comes."""
+        best: bool = super()._determine_best_metric(metrics, trial)
+        if best and self.args.load_best_model_at_end:
+            self.state.best_global_step = self.state.global_step
+            self.control.should_save = True
+        return best
+
+    def _load_best_model(self) -> None:
+        """The best checkpoint's weights, the same way as a resumed run loads them: Trainer's own way matches no name of
+        a whole model's checkpoint, and would keep the last weights.
+
+        Raises:
+            ModelError: if the best checkpoint is damaged.
+        """
+        best = Path(self.state.best_model_checkpoint or "")
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()
+            return
+        damage = checkpoints.fault(best)
+        if damage is not None:
+            raise ModelError(f"the best checkpoint {best} cannot be used: {damage}")
+        self._load_from_checkpoint(str(best))
+        self.out.print(f"the best model is that of {best}", markup=False)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The state of optimizer and schedule; learning rate and decay are this start's where they were changed."""
+        now = [(group.get("initial_lr"), group.get("weight_decay")) for group in self._groups()]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        changed = {change.name for change in self.start.changes} if self.start is not None else set()
+        if checkpoint is None or not changed & {"train.learning_rate", "train.weight_decay"}:
+            return
+        for group, (rate, decay) in zip(self._groups(), now, strict=True):
+            group["weight_decay"] = decay
+            group["lr"] *= rate / group["initial_lr"]
+            group["initial_lr"] = rate
+        schedule: Any = self.lr_scheduler
+        schedule.base_lrs = [group["initial_lr"] for group in self._groups()]
+        schedule._last_lr = [group["lr"] for group in self._groups()]
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [] if self.optimizer is None else self.optimizer.param_groups
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load the weights of a whole-model checkpoint through ``from_pretrained``.
@@ -174,8 +299,8 @@ class RowTrainer(Trainer):
         """Add epoch, throughput, fill and waiting to what Trainer logs."""
         if "loss" in logs:
             logs |= self._throughput()
-        if self.lost_samples:
-            logs["lost_samples"] = self.lost_samples
+        if self.lost:
+            logs["lost_samples"] = len(self.lost)
         rows_done = self.state.global_step * self.settings.train.rows_per_step
         # One pass of Trainer's holds all epochs, so its own epoch would end at 1.
         self.state.epoch = self.plan.epoch_of(min(rows_done, len(self.plan)))
@@ -211,10 +336,11 @@ class RowTrainer(Trainer):
         if not found:
             return
         if self.settings.data.on_error == "stop":
-            raise DataError(found, "the last checkpoint is intact: mend the data and go on with --resume")
-        append_rejected(Path(self.settings.output), found)
-        self.lost_samples += len({problem.origin for problem in found})
-        for problem in found:
+            raise DataError(found, f"fix the data, {checkpoints.how_to_go_on(self.output)}")
+        new = [problem for problem in found if str(problem.origin) not in self.lost]
+        append_rejected(self.output, new, step=self.state.global_step)
+        self.lost |= {str(problem.origin) for problem in new}
+        for problem in new:
             self.out.print(f"lost during training: {problem}", markup=False)
 
 
