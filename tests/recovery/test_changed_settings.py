@@ -48,10 +48,10 @@ def test_every_fate_is_of_a_setting() -> None:
 
 CHANGED: dict[str, Any] = {
     "model.path": "other", "model.train": "lora", "model.freeze": ["vision"], "model.lora.rank": 4,
-    "model.lora.alpha": 1.5, "model.precision": "float32", "data.train.0.path": "e.json", "data.train.0.epochs": 2.0,
+    "model.lora.alpha": 1.5, "model.precision": "float32", "data.train.0.path": "/e.json", "data.train.0.epochs": 2.0,
     "data.min_pixels": 100, "data.on_error": "skip", "train.learning_rate": 0.5, "train.epochs": 3,
     "train.schedule": "linear", "train.seed": 1, "train.rows_per_step": 4, "train.log_every": 3,
-    "train.hf.optim": "adafactor", "train.hf.report_to": "none", "output": "p",
+    "train.hf.optim": "adafactor", "train.hf.report_to": "none", "output": "/p",
 }  # fmt: skip
 
 
