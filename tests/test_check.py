@@ -109,7 +109,7 @@ def defects(folder: Path) -> Defects:
     orders = [
         {"messages": [turn]},
         {"messages": [turn, turn, {"role": "assistant", "content": "y"}]},
-        {"messages": [{"role": "assistant", "content": "y"}]},
+        {"messages": [turn, {"role": "assistant", "content": "y"}, {"role": "assistant", "content": "y"}]},
         {"messages": [*exchange("x", "y")["messages"], turn]},
     ]
     answers = [exchange("x", ""), exchange("x", " \n"), exchange("x", []), tiny.record(["good-0.png"], "x", "<image>")]

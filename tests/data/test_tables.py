@@ -232,7 +232,7 @@ def test_an_image_without_bytes_or_path_is_a_problem_of_its_row(samples: Samples
     for path in (write_parquet(tmp_path / "a.parquet", content), write_stream(tmp_path / "a.arrow", content)):
         _, census = samples.load(tmp_path / "cache", path)
         codes = {(problem.origin.line, problem.code) for problem in census.problems}
-        assert codes == {(3, "bad-shape"), (6, "bad-shape"), (8, "image-unreadable")}
+        assert codes == {(3, "marker-count"), (6, "marker-count"), (8, "image-unreadable")}
 
 
 def test_rows_of_other_types_are_coded_problems(samples: Samples, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from families import FAMILIES, released_template
 from triptych.commands.encode import encode
 from triptych.errors import ModelError
 from triptych.family.family import read_model_files
-from triptych.text.template_check import verify
+from triptych.family.template_check import verify
 
 # Answers that think always, whose prompts cannot leave it out: rendered as Qwen3's thinking models do.
 ALWAYS_THINKS = (

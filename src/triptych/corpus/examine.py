@@ -16,7 +16,7 @@ from triptych.images import measure
 from triptych.images.geometry import Geometry
 from triptych.sources import readers, records
 from triptych.sources.records import Shard, Source
-from triptych.text.conversation import Conversation, parse
+from triptych.text.conversation import Conversation, ConversationReader
 from triptych.text.layout import Budget
 from triptych.text.template import EncodedMany, Template
 
@@ -126,12 +126,13 @@ class Examiner:
         elements = readers.read(task.shard)
         conversations: list[Conversation] = []
         problems: list[Problem] = []
+        reader = ConversationReader(source)
         for element in elements.records:
             if isinstance(element, Problem):
                 problems.append(element)
                 continue
             try:
-                conversations.append(parse(element, source))
+                conversations.append(reader.read(element))
             except SampleError as error:
                 problems.extend(error.problems)
         table = _Images(source, source.media_root(task.shard.path))

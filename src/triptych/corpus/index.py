@@ -198,6 +198,7 @@ def _part_key(source: Source, path: str, template: Template | None, identity: st
         source.allow_remote,
         sorted(source.columns.items()),
         sorted(source.tags.items()),
+        [source.mark, source.marks, source.roles, sorted((source.choice or {"": None}).items()), sorted(source.ignore)],
     ]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:20]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from triptych.errors import ModelError
 from triptych.family.folders import why_missing, why_no_model
+from triptych.family.template_check import verify
 from triptych.images.geometry import Geometry
 from triptych.text.chat_template import ChatStyle, ChatTemplate, read_chat_template
 from triptych.text.content_tokens import largest_id
 from triptych.text.template import Template
-from triptych.text.template_check import verify
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

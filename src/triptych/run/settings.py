@@ -32,7 +32,7 @@ from triptych.family.recipe import (
 from triptych.family.selectors import Part, parse_selector
 from triptych.planning.mixture import Share
 from triptych.planning.plan import BatchSpec
-from triptych.sources.records import Source
+from triptych.sources.records import Marks, RoleRule, Source
 from triptych.text.layout import Budget, TooLong
 
 AttentionName = Literal["auto", "flash_attention_3", "flash_attention_2", "varlen", "sample_sdpa", "sdpa", "eager"]
@@ -137,6 +137,21 @@ class ModelSettings(Settings):
         return any(parse_selector(text).sliced for text in (*self.freeze, *self.full, *targets))
 
 
+class ChoiceSettings(Settings):
+    """Keys of a multiple-choice record, and how its options are written."""
+
+    question: str = "question"
+    """Key of the question's text."""
+    options: str | list[str] = "options"
+    """Key of the options (a list, or an object of letters), or one key for each: ``[A, B, C, D]``."""
+    answer: str = "answer"
+    """Key of the answer: a letter, an option's text, or its number from 0."""
+    letters: str = "A. "
+    """What stands before the first option: ``A. ``, ``(A) ``."""
+    instruction: str = ""
+    """A last line of the question, for example ``Answer with the letter.``"""
+
+
 class SourceSettings(Settings):
     """Data files that share an image folder."""
 
@@ -146,10 +161,23 @@ class SourceSettings(Settings):
     """Folder, .tar file or URL that relative image paths start from; default: the folder of each data file."""
     confine: bool = False
     """Refuse images outside ``media_dir``."""
-    columns: dict[str, str] = {}
-    """Names of the record's keys where they differ, for example ``{conversations: dialog, images: photos}``."""
+    columns: dict[str, str | list[str]] = {}
+    """Names of the record's keys where they differ: ``{messages: dialog, images: photos}``; ``images`` may be a list
+    of keys or a pattern: ``[left, right]``, ``image_{n}``."""
     tags: dict[str, str] = {}
     """Names inside a turn where they differ, for example ``{role: speaker, content: text, user: U, assistant: A}``."""
+    mark: str = "<image>"
+    """What stands for an image in the texts; ``{n}`` is its number among the record's images: ``<image_{n}>``."""
+    marks: Marks = "inline"
+    """Where images belong: at their marks (``inline``), all before the first question (``first``), or ``auto``: there
+    where a record has images and no mark."""
+    roles: RoleRule = "alternate"
+    """Turns of one role in a row: an error (``alternate``), joined by a line break (``merge``), or as they are
+    (``keep``)."""
+    choice: ChoiceSettings | None = None
+    """Read multiple choice: the question with its options becomes the user's turn, the letter the answer."""
+    ignore: list[str] = []
+    """Keys of records, turns and parts that hold something and are left out on purpose, for example ``[thumbnail]``."""
 
     weight: PositiveFloat | None = None
     """Part of an epoch relative to the other sources' weights; give it to all sources or to none."""
@@ -157,6 +185,11 @@ class SourceSettings(Settings):
     """Passes over this source per epoch of the run; 0.5 takes every sample in every second one."""
     max_samples: PositiveInt | None = None
     """Use at most so many of its samples, chosen at random by the seed."""
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Self:
+        _in_pydantic(lambda: self.source(allow_remote=True))
+        return self
 
     @model_validator(mode="after")
     def _weight_or_epochs(self) -> Self:
@@ -169,7 +202,19 @@ class SourceSettings(Settings):
 
     def source(self, *, allow_remote: bool) -> Source:
         path = self.path if isinstance(self.path, str) else tuple(self.path)
-        return Source(path, self.media_dir, self.confine, self.columns, self.tags, allow_remote)
+        return Source(
+            path,
+            self.media_dir,
+            self.confine,
+            self.columns,
+            self.tags,
+            allow_remote,
+            mark=self.mark,
+            marks=self.marks,
+            roles=self.roles,
+            choice=self.choice.model_dump() if self.choice else None,
+            ignore=self.ignore,
+        )
 
 
 class DataSettings(Settings):

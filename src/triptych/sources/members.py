@@ -1,12 +1,13 @@
 """Images inside containers: how a location names one.
 
 A location is ``member:`` and a JSON list: ``["tar", path, offset, size, name]`` or ``["table", path, group, row,
-column, place]``. No path of a data set can be mistaken for one: those are made absolute first.
+column, place]``, where the place of an image deep inside is a list. No path of a data set can be mistaken for one:
+those are made absolute first.
 """
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import orjson
 
@@ -15,7 +16,7 @@ from triptych.sources import storage
 PREFIX = "member:"
 
 
-def name(kind: Literal["tar", "table"], path: str, *place: int | str) -> str:
+def name(kind: Literal["tar", "table"], path: str, *place: int | str | list[Any]) -> str:
     """The location of one member of the container ``path``."""
     return PREFIX + orjson.dumps([kind, storage.absolute(path), *place]).decode()
 

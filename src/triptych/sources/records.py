@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +12,26 @@ from triptych.sources import saved_folder, storage
 
 Kind = Literal["json", "parquet", "arrow", "tar"]
 KINDS: dict[str, Kind] = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow", ".tar": "tar"}
+Marks = Literal["inline", "first", "auto"]
+RoleRule = Literal["alternate", "merge", "keep"]
+COLUMNS = (
+    *(
+        "messages",
+        "conversations",
+        "conversation",
+        "images",
+        "image",
+        "system",
+        "task",
+        "texts",
+        "prompt",
+        "completion",
+    ),
+    *("query", "response", "history", "question", "answer", "instruction", "input", "output"),
+)
+"""What ``columns`` may name."""
+TAGS = ("role", "content", "images", "system", "user", "assistant")
+CHOICE = ("question", "options", "answer", "letters", "instruction")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 """Endings of compressed JSON files, with pyarrow's names of the compressions."""
 
@@ -44,12 +65,46 @@ class Source:
     """Folder, tar file or URL that relative image paths start from; None means the folder of each data file."""
     confine: bool = False
     """Refuse images that lie outside ``media_dir`` (code ``image-outside``)."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Names of the record's keys where they differ: ``{"conversations": "dialog", "images": "images"}``."""
+    columns: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    """Names of the record's keys where they differ: ``{"conversations": "dialog", "images": "photos"}``; ``images`` may
+    be a list of keys or a pattern, ``"image_{n}"``."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """Names inside a turn where they differ: ``{"role": "speaker", "content": "text", "user": "U"}``."""
     allow_remote: bool = False
     """Read data files and images behind URLs; without it the network is not touched."""
+    mark: str = "<image>"
+    """What stands for an image in a text; ``{n}`` in it is the image's number: ``"<image_{n}>"``."""
+    marks: Marks = "inline"
+    """Where images belong: at their marks, all before the first question, or there where a record has no mark."""
+    roles: RoleRule = "alternate"
+    """Turns of one role in a row: an error, joined by a line break, or kept as they are."""
+    choice: Mapping[str, Any] | None = None
+    """Read multiple choice: keys of ``question``, ``options`` and ``answer``, and ``letters`` and ``instruction``."""
+    ignore: Sequence[str] = ()
+    """Keys of records, turns and parts that are left out on purpose, though they hold something."""
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ConfigError: for a name of ``columns``, ``tags`` or ``choice`` that nothing is called by.
+        """
+        for setting, given, known in (
+            ("columns", self.columns, COLUMNS),
+            ("tags", self.tags, TAGS),
+            ("choice", self.choice or {}, CHOICE),
+        ):
+            for name in given:
+                if name not in known:
+                    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+                    meant = f"; did you mean `{near[0]}`?" if near else ""
+                    raise ConfigError(f"`{setting}` has no name `{name}`{meant} The names are {', '.join(known)}")
+        for name, key in self.columns.items():
+            if not isinstance(key, str) and name != "images":
+                raise ConfigError(f"`columns`: `{name}` is one key; only `images` may be a list of them")
+            if not key:
+                raise ConfigError(f"`columns`: `{name}` names no key")
+        if not self.mark:
+            raise ConfigError("`mark` is empty; it is what stands for an image in a text")
 
     def files(self) -> list[str]:
         """The data files in a stable order, each once; a ``datasets`` folder stands for its Arrow files.

@@ -1,7 +1,7 @@
 """Parquet files and saved ``datasets`` folders: text columns are read, image bytes stay where they are until needed.
 
-An image cell is ``{bytes, path}`` (as ``datasets`` writes it), plain binary, or a list of either. A cell whose bytes
-are null is the file that its path names.
+An image cell is ``{bytes, path}`` (as ``datasets`` writes it), plain binary, or a list of either; it may also be deep
+inside, as in messages whose parts hold images. A cell whose bytes are null is the file that its path names.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from triptych.errors import ConfigError, Origin, Problem
 from triptych.sources import members, storage
@@ -50,8 +52,7 @@ def read(shard: Shard) -> Elements:
         columns: dict[str, list[Any]] = {}
         for name in table.column_names:
             column = table.column(name).combine_chunks()
-            holds_images = name in present or _is_image(column.type)
-            columns[name] = _references(column, path, group, name, present) if holds_images else column.to_pylist()
+            columns[name] = _values(column, path, group, name, present)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         if isinstance(error, OSError) and (error.errno is not None or storage.is_remote(path)):
             raise  # the disk or the network; damaged content has no number
@@ -63,8 +64,16 @@ def read(shard: Shard) -> Elements:
     return Elements(records, table.num_rows)
 
 
-def cell(path: str, group: int, row: int, column: str, place: int) -> bytes:
-    """Image bytes of one cell; ``place`` counts inside a list, -1 where the cell is the image.
+def cell(path: str, group: int, row: int, column: str, place: int | list[Any]) -> bytes:
+    """Image bytes of one cell.
+
+    Args:
+        path: the file.
+        group: its row group or record batch.
+        row: number of the row in the group.
+        column: name of the column.
+        place: number inside a list, -1 where the cell is the image; for one deeper inside, the names of the fields
+            that lead there and its number among all of the group.
 
     Raises:
         OSError: if they are not there any more.
@@ -74,9 +83,12 @@ def cell(path: str, group: int, row: int, column: str, place: int) -> bytes:
             chunk = _parquet_images(path, storage.recent_stamp(path), group, column)
         else:
             chunk = _arrow_group(path, group).column(column).combine_chunks()
-        value = chunk[row]
-        if place >= 0:
-            value = value.values[place]
+        if isinstance(place, list):
+            value = _leaves(chunk, place[:-1])[place[-1]]
+        else:
+            value = chunk[row]
+            if place >= 0:
+                value = value.values[place]
         found = value["bytes"] if pa.types.is_struct(value.type) else value
         content = found.as_py()
     except (pa.ArrowInvalid, IndexError, KeyError, TypeError) as error:
@@ -86,12 +98,127 @@ def cell(path: str, group: int, row: int, column: str, place: int) -> bytes:
     return content
 
 
-def _is_image(kind: pa.DataType) -> bool:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
+def _is_bytes(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_binary_view(kind)
+        or types.is_fixed_size_binary(kind)
+    )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+    )
+
+
+def _is_image_cell(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _is_image(kind.field("bytes").type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+        return kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type)
+    return _is_bytes(kind)
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    """Whether a column holds an image in each row, or a plain list of them."""
+    return _is_image_cell(kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind)
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    """Whether there are images in a column, however deep."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _holds_images(kind.storage_type)
+    if _is_list(kind):
+        return _holds_images(kind.value_type)
+    if pa.types.is_struct(kind):
+        return _is_image_cell(kind) or any(_holds_images(kind.field(place).type) for place in range(kind.num_fields))
+    return _is_bytes(kind)
+
+
+def _values(column: pa.Array, path: str, group: int, name: str, present: set[str]) -> list[Any]:
+    """The cells of a column, images as references."""
+    if name in present or _is_image(column.type):
+        return _references(column, path, group, name, present)
+    if _holds_images(column.type):
+        return _Nested(path, group, name).values(column, np.arange(len(column)), [])
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+class _Nested:
+    """Images inside lists and structs of a column: each is found again by its number among those of the group."""
+
+    def __init__(self, path: str, group: int, column: str) -> None:
+        self._path, self._group, self._column = path, group, column
+
+    def values(self, array: pa.Array, rows: NDArray[np.int64], fields: list[str]) -> list[Any]:
+        """
+        Args:
+            array: (K,) what is at one depth of the column.
+            rows: (K,) row of each element.
+            fields: names that lead to it.
+        """
+        if isinstance(array.type, pa.BaseExtensionType):
+            array = array.storage
+        if _is_image_cell(array.type):
+            return self._images(array, rows, fields)
+        if _is_list(array.type):
+            lengths = _lengths(array)
+            inner = self.values(array.flatten(), np.repeat(rows, lengths), fields)
+            ends = np.cumsum(lengths).tolist()
+            cut = zip([0, *ends[:-1]], ends, pc.is_valid(array).to_pylist(), strict=True) if len(ends) else ()
+            return [inner[start:end] if valid else None for start, end, valid in cut]
+        if pa.types.is_struct(array.type):
+            names = [field.name for field in array.type]
+            children = [self.values(array.field(place), rows, [*fields, name]) for place, name in enumerate(names)]
+            cells = zip(*children, strict=True)
+            valid = pc.is_valid(array).to_pylist()
+            return [dict(zip(names, cell, strict=True)) if ok else None for ok, cell in zip(valid, cells, strict=True)]
+        values: list[Any] = array.to_pylist()
+        return values
+
+    def _images(self, array: pa.Array, rows: NDArray[np.int64], fields: list[str]) -> list[ImageRef | None]:
+        valid = pc.is_valid(array).to_pylist()
+        files = [None] * len(array)
+        if pa.types.is_struct(array.type):
+            has_bytes = pc.is_valid(array.field("bytes")).to_pylist()
+            valid = [one and other for one, other in zip(valid, has_bytes, strict=True)]
+            files = array.field("path").to_pylist() if array.type.get_field_index("path") >= 0 else files
+        found: list[ImageRef | None] = []
+        for number, (file, row, ok) in enumerate(zip(files, rows.tolist(), valid, strict=True)):
+            if ok:
+                location = members.name("table", self._path, self._group, row, self._column, [*fields, number])
+                found.append(ImageRef(file or f"{'.'.join([self._column, *fields])}[{number}]", location))
+            else:
+                found.append(ImageRef(file) if file else None)
+        return found
+
+
+def _lengths(array: pa.Array) -> NDArray[np.int64]:
+    """(K,) items of each list, 0 for null."""
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+    return np.where(pc.is_valid(array).to_numpy(zero_copy_only=False), lengths, 0).astype(np.int64)
+
+
+def _leaves(array: pa.Array, fields: list[str]) -> pa.Array:
+    """All elements at the end of ``fields``, as ``_Nested`` numbers them."""
+    for field in [*fields, None]:
+        while True:
+            if isinstance(array.type, pa.BaseExtensionType):
+                array = array.storage
+            elif _is_list(array.type):
+                array = array.flatten()
+            else:
+                break
+        if field is not None:
+            array = array.field(field)
+    return array
 
 
 def _references(

@@ -1,38 +1,27 @@
-"""Recognise the known record shapes and turn each record into turns, image slots and image references."""
+"""Turn a record of any known shape into turns, image slots and image references; nothing that it holds is lost."""
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Mapping
+import posixpath
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any
 
-from triptych.errors import Code, Origin, Problem, SampleError
+from triptych.errors import Origin, Problem, SampleError
+from triptych.images.references import is_empty
+from triptych.sources import storage
 from triptych.sources.records import ImageRef, Record, Source, json_type
+from triptych.text import unread
+from triptych.text.shapes import DIALOGUES, ShapeError, find_dialogue
+from triptych.text.turns import MARK as MARK
+from triptych.text.turns import ROLES as ROLES
+from triptych.text.turns import Naming, TurnReader, count, mismatch
+from triptych.text.turns import Role as Role
+from triptych.text.turns import Turn as Turn
 
-MARK = "<image>"
-Role = Literal["system", "user", "assistant"]
-
-# What the field's data sets call the three roles.
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-}
-# Keys of neighbouring data formats whose content would be lost if they were ignored.
-UNSUPPORTED = ("videos", "video", "audios", "audio", "tools")
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One message: who speaks, what it holds in reading order, and whether its text is a target."""
-
-    role: Role
-    parts: tuple[str | int, ...]
-    """Text, or the 0-based number of an image of the conversation; neighbouring texts are already joined."""
-    supervised: bool
+_TURN_LISTS = (*DIALOGUES, "prompt", "completion", "history")
+_SYSTEM_PROMPTS = ("system_prompt", "system_message")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,200 +36,237 @@ class Conversation:
 
 
 def parse(record: Record, source: Source) -> Conversation:
-    """Read ``record`` as ShareGPT, OpenAI or LLaVA, whichever its keys show.
+    """Read ``record`` in whichever shape its keys show.
 
     Raises:
         SampleError: with every problem found (``bad-shape``, ``role-order``, ``empty-answer``, ``marker-count``).
     """
-    return _Parser(record, source).parse()
+    return ConversationReader(source).read(record)
 
 
-class _Parser:
+class ConversationReader:
+    """Reads the records of one source."""
+
+    def __init__(self, source: Source) -> None:
+        self.naming = Naming(source)
+
+    def read(self, record: Record) -> Conversation:
+        """One record.
+
+        Raises:
+            SampleError: with every problem found.
+        """
+        try:
+            return _RecordReader(self.naming, record).read()
+        except RecursionError as error:
+            problem = Problem("bad-shape", record.origin, "lists or objects are nested too deep")
+            raise SampleError([problem]) from error
+
+
+class _RecordReader(TurnReader):
     """Collects the turns, images and problems of one record."""
 
-    def __init__(self, record: Record, source: Source) -> None:
+    def __init__(self, naming: Naming, record: Record) -> None:
+        super().__init__(naming, record.origin)
         self.data = record.data
-        self.origin = record.origin
-        self.columns = source.columns
-        self.tags = source.tags
-        self.roles = dict(ROLES)
-        for role in ("system", "user", "assistant"):
-            if role in source.tags:
-                self.roles[source.tags[role]] = role
-        self.problems: list[Problem] = []
-        self.inline: list[ImageRef] = []
-        self.inline_slots = False
-        self.marks = 0
+        self.source = naming.source
 
-    def parse(self) -> Conversation:
-        messages = self._messages()
-        turns = self._system_turn() if messages else []
-        first = 1 - len(turns)
-        for number, message in enumerate(messages, 1):
-            turn = self._turn(message, number)
-            if turn is not None:
-                turns.append(turn)
-        listed = self._listed_images()
-        task = self.data.get("task")
-        if task is not None and not isinstance(task, str):
-            self._fail("bad-shape", f"`task` is a string, this is {json_type(task)}")
-        if not self.problems:
-            self._check_order(turns, first)
-            self._check_marks(listed)
+    def read(self) -> Conversation:
+        listed, read_keys = self._listed_images()
+        turns: list[Turn] = []
+        try:
+            dialogue = find_dialogue(self.data, self.source)
+        except ShapeError as error:
+            self.fail(error.code, str(error))
+        else:
+            read_keys |= dialogue.keys
+            turns = self._system_turn()
+            first = 1 - len(turns)
+            for number, message in enumerate(dialogue.turns, 1):
+                turn = self.turn(message, number)
+                if turn is not None:
+                    turns.append(turn)
+            if not self.problems:
+                turns = self._merged(turns) if self.source.roles == "merge" else turns
+                self._check_order(turns, first)
+            self._check_record(read_keys, listed, dialogue.turns, turns)
+        images = () if self.problems else self._place(turns, listed)
         if self.problems:
             raise SampleError(self.problems)
-        images = self.inline if self.inline_slots else listed
-        return Conversation(tuple(turns), tuple(images), self.origin, task)
+        return Conversation(tuple(turns), tuple(images), self.origin, self._task())
 
-    def _fail(self, code: Code, message: str, turn: int | None = None, image: int | None = None) -> None:
-        self.problems.append(Problem(code, self.origin, message, turn=turn, image=image))
+    def _task(self) -> str | None:
+        """The record's task; a value of another meaning is none."""
+        task = self.data.get(self.naming.task_key)
+        if isinstance(task, int | float) and not isinstance(task, bool):
+            return str(task)
+        return task if isinstance(task, str) and task else None
 
-    def _keys(self) -> str:
-        shown = ", ".join(f"`{key[:40]}`" for key in sorted(self.data)[:20])
-        return f"the keys are {shown}" if shown else "it has no key"
-
-    def _column(self, name: str) -> Any:
-        return self.data.get(self.columns.get(name, name))
-
-    def _messages(self) -> list[Any]:
-        for name in UNSUPPORTED:
-            if self.data.get(name):
-                self._fail(
-                    "bad-shape", f"`{name}` is not supported: Triptych trains on text and images; remove the key"
-                )
-        key = next((key for key in ("conversations", "messages") if self._column(key) is not None), None)
-        if key is None:
-            self._fail("bad-shape", f"neither `conversations` nor `messages`; {self._keys()}")
-            return []
-        messages = self._column(key)
-        if not isinstance(messages, list) or not messages:
-            found = json_type(messages) if not isinstance(messages, list) else "an empty list"
-            self._fail("bad-shape", f"`{key}` is a list of turns, this is {found}")
-            return []
-        return messages
+    def _listed_images(self) -> tuple[list[ImageRef], set[str]]:
+        """The images that the record lists, and the keys they are under."""
+        data = self.data
+        wanted = self.naming.image_keys(data)
+        single = str(self.source.columns.get("image", "image"))
+        keys = {*wanted, single}
+        listed = [ref for key in wanted for ref in self.images(key, data.get(key))]
+        if single not in wanted and single in data and single not in self.naming.ignored:
+            alone = self.images(single, data[single])
+            if alone and listed and _names(alone) != _names(listed):
+                self.fail("bad-shape", f"`{wanted[0]}` and `{single}` name different images; keep one of them")
+            listed = listed or alone
+        base = data.get("data_path")
+        if isinstance(base, str) and not is_empty(base) and "data_path" not in self.naming.ignored:
+            listed = [_based(ref, base) for ref in listed]
+            keys.add("data_path")
+        return listed, keys
 
     def _system_turn(self) -> list[Turn]:
         """The system prompt that some data sets keep beside the conversation."""
-        system = self._column("system")
-        if system is None or system == "":
+        system = self.data.get(self.naming.system_key)
+        if system is None or is_empty(system):
             return []
         if not isinstance(system, str):
-            self._fail("bad-shape", f"`system` is a string, this is {json_type(system)}")
+            self.fail("bad-shape", f"`{self.naming.system_key}` is a string, this is {json_type(system)}")
             return []
-        return [Turn("system", tuple(self._split(system)), False)]
+        return [Turn("system", tuple(self.split(system, 0, answer=False)), False)]
 
-    def _turn(self, message: Any, number: int) -> Turn | None:
-        if not isinstance(message, Mapping):
-            self._fail("bad-shape", f"a turn is an object, this is {json_type(message)}", turn=number)
-            return None
-        role_key = self.tags.get("role", "from" if "from" in message else "role")
-        content_key = self.tags.get("content", "value" if "value" in message else "content")
-        name, content = message.get(role_key), message.get(content_key)
-        role = self.roles.get(name) if isinstance(name, str) else None
-        if role is None:
-            known = ", ".join(self.roles)
-            found = reprlib.repr(name) if isinstance(name, str) else json_type(name)
-            self._fail("bad-shape", f"`{role_key}` is {found}; the known roles are {known}", turn=number)
-        parts = self._parts(content, content_key, number)
-        loss = message.get("loss")
-        loss = True if loss is None else loss  # tables write what is not there as null
-        if not isinstance(loss, bool):
-            self._fail("bad-shape", f"`loss` is true or false, this is {json_type(loss)}", turn=number)
-        if role is None or parts is None:
-            return None
-        if role == "assistant" and not any(isinstance(part, str) and part.strip() for part in parts):
-            self._fail("empty-answer", "the answer has no text; write one or remove the turn", turn=number)
-        return Turn(role, tuple(parts), role == "assistant" and loss is True)
-
-    def _parts(self, content: Any, key: str, number: int) -> list[str | int] | None:
-        if isinstance(content, str):
-            return self._split(content)
-        if isinstance(content, list):
-            return self._listed_parts(content, number)
-        self._fail("bad-shape", f"`{key}` is a string or a list of parts, this is {json_type(content)}", turn=number)
-        return None
-
-    def _split(self, text: str) -> list[str | int]:
-        """Cut a string at its image marks; every mark takes the next slot."""
-        parts: list[str | int] = []
-        for position, piece in enumerate(text.split(MARK)):
-            if position:
-                parts.append(self.marks)
-                self.marks += 1
-            if piece:
-                parts.append(piece)
-        return parts
-
-    def _listed_parts(self, content: list[Any], number: int) -> list[str | int] | None:
-        parts: list[str | int] = []
-        for position, part in enumerate(content, 1):
-            kind = part.get("type") if isinstance(part, Mapping) else None
-            value = part.get(kind) if kind in ("text", "image", "image_url") else None
-            if kind == "image_url" and isinstance(value, Mapping):
-                value = value.get("url")
-            if kind == "text" and isinstance(value, str):
-                # Literal: a mark inside a text part is text.
-                if parts and isinstance(parts[-1], str):
-                    parts[-1] += value
-                elif value:
-                    parts.append(value)
-            elif kind == "image" and value is None:
-                # The marker form: the file stands in the record's `images`.
-                parts.append(self.marks)
-                self.marks += 1
-            elif kind in ("image", "image_url") and isinstance(value, (str, ImageRef)) and value:
-                parts.append(self.marks)
-                self.marks += 1
-                self.inline.append(_reference(value))
-                self.inline_slots = True
-            else:
-                expected = '{"type": "text", "text"}, {"type": "image", "image"} or {"type": "image_url", ...}'
-                self._fail("bad-shape", f"part {position} of the content is none of {expected}", turn=number)
-                return None
-        return parts
-
-    def _listed_images(self) -> list[ImageRef]:
-        key = "images" if self._column("images") is not None else "image"
-        value = self._column(key)
-        if value is None:
-            return []
-        images = [value] if isinstance(value, (str, ImageRef)) else value
-        if not isinstance(images, list):
-            self._fail("bad-shape", f"`{key}` is a list of files, this is {json_type(value)}")
-            return []
-        for number, image in enumerate(images, 1):
-            if not isinstance(image, (str, ImageRef)) or not image:
-                found = "empty" if image == "" else json_type(image)
-                self._fail("bad-shape", f"an image is named by a string, this is {found}", image=number)
-                return []
-        return [_reference(image) for image in images]
+    def _merged(self, turns: list[Turn]) -> list[Turn]:
+        """Neighbouring turns of one role as one, with a line break between them."""
+        merged: list[Turn] = []
+        for turn in turns:
+            last = merged[-1] if merged else None
+            if last is None or last.role != turn.role:
+                merged.append(turn)
+                continue
+            if last.supervised != turn.supervised:
+                self.fail("role-order", 'two answers in a row of which one has `"loss": false` cannot be merged')
+            parts: list[str | int] = []
+            for part in (*last.parts, "\n", *turn.parts):
+                if parts and isinstance(part, str) and isinstance(parts[-1], str):
+                    parts[-1] += part
+                else:
+                    parts.append(part)
+            merged[-1] = Turn(turn.role, tuple(parts), turn.supervised)
+        return merged
 
     def _check_order(self, turns: list[Turn], first: int) -> None:
-        dialogue = turns[1:] if turns and turns[0].role == "system" else turns
-        offset = first + len(turns) - len(dialogue)
-        for position, turn in enumerate(dialogue):
-            expected = "assistant" if position % 2 else "user"
-            if turn.role != expected:
-                message = f"a {turn.role} turn where a {expected} turn belongs; roles alternate, starting with the user"
-                self._fail("role-order", message, turn=offset + position)
-                return
-        if not dialogue or dialogue[-1].role != "assistant":
-            self._fail("role-order", "the conversation does not end with an answer; add one or remove the last turn")
-        elif not any(turn.supervised for turn in dialogue):
-            self._fail("empty-answer", 'every answer has `"loss": false`: there is nothing to learn from')
+        """An answer last, and something to learn; neighbours of one role only where the source allows it.
 
-    def _check_marks(self, listed: list[ImageRef]) -> None:
-        if self.inline_slots and listed:
-            self._fail("bad-shape", "images are named both in the content and in `images`; keep one of the two")
-        found = len(self.inline) if self.inline_slots else len(listed)
-        if self.marks != found:
-            message = f"{_count(self.marks, f'{MARK} mark')} but {_count(found, 'image')}; give each image one mark"
-            self._fail("marker-count", message)
+        Args:
+            turns: the record's.
+            first: number of the first turn, 0 for a system prompt beside the dialogue.
+        """
+        if self.source.roles == "alternate":
+            for position, (one, two) in enumerate(pairwise(turns), 1):
+                if one.role == two.role:
+                    advice = "join the two turns, or write `roles: merge` (joined by a line break) or `roles: keep`"
+                    message = f"two {two.role} turns in a row; {advice} in the source"
+                    self.fail("role-order", message, turn=first + position)
+                    return
+        if not turns or turns[-1].role != "assistant":
+            self.fail("role-order", "the conversation does not end with an answer; add one or remove the last turn")
+        elif not any(turn.supervised for turn in turns):
+            self.fail("empty-answer", 'every answer has `"loss": false`: there is nothing to learn from')
+
+    def _check_record(self, read: set[str], listed: list[ImageRef], found: list[Any], turns: list[Turn]) -> None:
+        """Refuse what stands under keys of the record that are not read."""
+        if read.issuperset(self.data):
+            return
+        system = (self.naming.system_key, self.naming.task_key)
+        known = {*_names(listed), *_names(slot for slot in self.slots if isinstance(slot, ImageRef))}
+        lost: list[str] = []
+        for key, problem in unread.unread_keys(self.data, {*read, *system}, self.naming.ignored, known):
+            if problem:
+                self.fail("bad-shape", f"{problem}; remove it, or write `ignore: [{key[:60]}]` in the source")
+            else:
+                lost.append(key)
+        if lost:
+            images = [key for key in (*self.naming.image_keys(self.data), "image") if not is_empty(self.data.get(key))]
+            self.fail("bad-shape", unread.advice_on_images(lost, images))
+        begins_with = turns[0].parts if turns and turns[0].role == "system" else ()
+        for key in _SYSTEM_PROMPTS:
+            value = self.data.get(key)
+            unread_here = key not in read and key not in system and key not in self.naming.ignored
+            if unread_here and not is_empty(value) and begins_with != (value,):
+                self.fail("bad-shape", f"`{key}` is not read; write `columns: {{system: {key}}}` in the source")
+        for key in _TURN_LISTS:
+            value = self.data.get(key)
+            if key in read or key in self.naming.ignored or not isinstance(value, list) or not value:
+                continue
+            if isinstance(value[0], dict) and value not in (found[: len(value)], found[-len(value) :]):
+                self.fail("bad-shape", f"`{key}` holds other turns, which are not read; remove it")
+
+    def _place(self, turns: list[Turn], listed: list[ImageRef]) -> list[ImageRef]:
+        """The image of each slot; where the source says so, images without marks come before the first question."""
+        inline = [slot for slot in self.slots if isinstance(slot, ImageRef)]
+        numbered = [slot for slot in self.slots if isinstance(slot, tuple)]
+        bare = len(self.slots) - len(inline) - len(numbered)
+        if numbered:
+            return self._numbered(numbered, listed, inline, bare)
+        if not bare and self.source.marks != "inline" and listed and not inline:
+            return self._in_front(turns, listed)
+        if bare and self.source.marks == "first":
+            message = f"the text has {count(bare, f'{self.source.mark} mark')}; write `marks: auto`, not `marks: first`"
+            self.fail("marker-count", message)
+        elif inline and listed and not bare:
+            if _names(inline) != _names(listed):
+                self.fail("bad-shape", "images are named both in the content and in `images`; keep one of the two")
+            return inline
+        elif bare != len(listed):
+            self._mismatch(turns, bare, len(listed))
+        elif self.pad is not None and not self.slots:
+            number, token = self.pad
+            advice = f"write {self.source.mark} where the image belongs and list it under `images`"
+            self.fail(
+                "bad-shape", f"{token} is typed in the text, but there is no image; {advice}", turn=number or None
+            )
+        rest = iter(listed)
+        return [slot if isinstance(slot, ImageRef) else next(rest, slot) for slot in self.slots]  # type: ignore[misc]
+
+    def _in_front(self, turns: list[Turn], listed: list[ImageRef]) -> list[ImageRef]:
+        for number, turn in enumerate(turns):
+            if turn.role == "user":
+                turns[number] = Turn("user", (*range(len(listed)), *turn.parts), False)
+                return listed
+        self.fail("marker-count", f"{count(len(listed), 'image')} but no question to put them in front of")
+        return []
+
+    def _numbered(
+        self, numbered: list[tuple[str, int]], listed: list[ImageRef], inline: list[ImageRef], bare: int
+    ) -> list[ImageRef]:
+        """The images of slots that say which one they take; one may be shown twice, and none left out."""
+        if bare or inline:
+            self.fail("marker-count", "some images have a number and some have none; number all of them or none")
+            return []
+        start = 0 if any(kind == "index" or number == 0 for kind, number in numbered) else 1
+        places = [number - start for _, number in numbered]
+        wrong = next((place for place in places if place >= len(listed)), None)
+        unused = sorted(set(range(len(listed))).difference(places))
+        if wrong is not None:
+            message = f"a mark or part takes image {wrong + start}, counted from {start}, of {len(listed)}"
+            self.fail("marker-count", message)
+        elif unused:
+            self.fail("marker-count", f"no mark or part takes image {unused[0] + start}, counted from {start}")
+        return [] if self.problems else [listed[place] for place in places]
+
+    def _mismatch(self, turns: list[Turn], marks: int, images: int) -> None:
+        message = mismatch(marks, images, self.source.mark)
+        texts = (
+            part for turn in turns for part in turn.parts if isinstance(part, str) and ("<" in part or "[" in part)
+        )
+        other = next((found for text in texts if (found := unread.looks_like_mark(text))), None)
+        if other is not None:
+            message += f'; if {other} in the text stands for an image, write `mark: "{other}"` in the source'
+        elif images == 0 and self.naming.image_keys(self.data) != ["images"]:
+            message += f"; `columns` reads images from {self.source.columns['images']}"
+        self.fail("marker-count", message)
 
 
-def _reference(image: str | ImageRef) -> ImageRef:
-    return ImageRef(image) if isinstance(image, str) else image
+def _names(refs: Iterable[ImageRef]) -> list[str]:
+    return [ref.source for ref in refs]
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _based(ref: ImageRef, base: str) -> ImageRef:
+    """An image whose name starts from a folder of its record."""
+    absolute = ref.location is not None or ref.source.startswith(("data:", "file:")) or posixpath.isabs(ref.source)
+    return ref if absolute or storage.is_remote(ref.source) else ImageRef(posixpath.join(base, ref.source))

@@ -1,0 +1,277 @@
+"""Read the turns of one record: who speaks, text and image slots in reading order, and what is wrong with them."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from triptych.errors import Code, Origin, Problem
+from triptych.images.references import NotAnImage, is_empty, read_images
+from triptych.sources.records import ImageRef, Source, json_type
+from triptych.text import unread
+from triptych.text.shapes import ShapeError, Slot, read_part
+
+MARK = "<image>"
+"""What stands for an image unless a source says otherwise."""
+Role = Literal["system", "user", "assistant"]
+
+# What the field's data sets call the three roles; case does not matter.
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "developer": "system",
+    "model": "assistant",
+    "bot": "assistant",
+}
+_TOOL_ROLES = ("tool", "function", "function_call", "observation", "tool_call", "tool_response", "ipython")
+_ROLE_KEYS, _CONTENT_KEYS = ("from", "role"), ("value", "content")
+_OWN_KEYS = frozenset((*_ROLE_KEYS, *_CONTENT_KEYS, *unread.TURN_LOSS, "images", "image"))
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message: who speaks, what it holds in reading order, and whether its text is a target."""
+
+    role: Role
+    parts: tuple[str | int, ...]
+    """Text, or the 0-based number of an image of the conversation; neighbouring texts are already joined."""
+    supervised: bool
+
+
+class Naming:
+    """What the records of one source call their roles, keys and marks."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.roles = dict(ROLES)
+        for role in ("system", "user", "assistant"):
+            if role in source.tags:
+                self.roles[source.tags[role]] = role
+        tags, columns = source.tags, source.columns
+        self.role_keys = (*([tags["role"]] if "role" in tags else []), *_ROLE_KEYS)
+        self.content_keys = (*([tags["content"]] if "content" in tags else []), *_CONTENT_KEYS)
+        self.turn_images = (*([tags["images"]] if "images" in tags else []), "images", "image")
+        self.turn_keys = _OWN_KEYS.union(self.role_keys, self.content_keys, self.turn_images)
+        self.ignored = frozenset(source.ignore)
+        self.system_key, self.task_key = (str(columns.get(name, name)) for name in ("system", "task"))
+        before, numbered, after = source.mark.partition("{n}")
+        self.numbered = re.compile(rf"{re.escape(before)}(\d{{1,6}}){re.escape(after)}") if numbered else None
+
+    def role(self, name: Any) -> Role | None:
+        """The role that a name stands for."""
+        if not isinstance(name, str):
+            return None
+        known = self.roles.get(name)
+        return known if known is not None else self.roles.get(name.strip().casefold())
+
+    def image_keys(self, data: Mapping[str, Any]) -> list[str]:
+        """Keys of a record that list its images; those of a pattern ``image_{n}`` by their number."""
+        wanted = self.source.columns.get("images", "images")
+        if not isinstance(wanted, str):
+            return list(wanted)
+        if "{n}" not in wanted:
+            return [wanted]
+        before, _, after = wanted.partition("{n}")
+        pattern = re.compile(rf"{re.escape(before)}(\d{{1,6}}){re.escape(after)}")
+        numbers = {key: int(found[1]) for key in data if (found := pattern.fullmatch(key))}
+        return sorted(numbers, key=lambda key: numbers[key])
+
+
+class TurnReader:
+    """Collects the turns, image slots and problems of one record."""
+
+    def __init__(self, naming: Naming, origin: Origin) -> None:
+        self.naming = naming
+        self.origin = origin
+        self.problems: list[Problem] = []
+        self.slots: list[Slot] = []
+        """Which image each place takes, in reading order."""
+        self.pad: tuple[int, str] | None = None
+        """The first turn that types a token of an image, and the token."""
+        self._own: list[ImageRef] = []  # images of the turn that is read, for its marks
+
+    def fail(self, code: Code, message: str, turn: int | None = None, image: int | None = None) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(code, self.origin, message, turn=turn, image=image))
+
+    def images(self, key: str, value: Any, turn: int | None = None) -> list[ImageRef]:
+        """The images that a value under ``key`` names; none, and a problem, if it names something else."""
+        if value is None:
+            return []
+        try:
+            return read_images(value)
+        except NotAnImage as error:
+            self.fail("bad-shape", f"`{key}`: {error}", turn=turn, image=error.image)
+            return []
+
+    def turn(self, message: Any, number: int) -> Turn | None:
+        if not isinstance(message, Mapping):
+            self.fail("bad-shape", f"a turn is an object, this is {json_type(message)}", turn=number)
+            return None
+        known = len(self.problems)
+        name, role_key = self._one_of(message, self.naming.role_keys, number)
+        content, content_key = self._one_of(message, self.naming.content_keys, number)
+        role = self.naming.role(name)
+        if role is None and len(self.problems) == known:
+            self.fail("bad-shape", self._no_role(name, role_key, message), turn=number)
+        loss: bool | str = True
+        if len(message) > 2:
+            self._read_own(message, number)
+            loss = unread.turn_loss(message)
+            if isinstance(loss, str):
+                self.fail("bad-shape", loss, turn=number)
+            self._check_unread(message, number)
+        answer = role == "assistant"
+        parts = self._parts(content, content_key, number, answer=answer)
+        if self._own:
+            parts = self._place_own(parts, number)
+        if role is None or parts is None:
+            return None
+        if answer and not any(isinstance(part, str) and part.strip() for part in parts):
+            self.fail("empty-answer", "the answer has no text; write one or remove the turn", turn=number)
+        return Turn(role, tuple(parts), answer and loss is True)
+
+    def _one_of(self, message: Mapping[str, Any], keys: tuple[str, ...], number: int) -> tuple[Any, str]:
+        """What is under the one of these keys that holds something, and the key."""
+        found = [(message[key], key) for key in keys if message.get(key) is not None]
+        if not found:
+            return None, next((key for key in keys if key in message), keys[-1])
+        if len(found) > 1 and len(keys) == 2:
+            filled = [item for item in found if not is_empty(item[0])] or found[:1]
+            value = filled[0][0]
+            same = self.naming.role if keys == _ROLE_KEYS else (lambda item: item)
+            if any(same(other) != same(value) for other, _ in filled[1:]):
+                both = " and ".join(f"`{key}`" for _, key in filled)
+                self.fail("bad-shape", f"{both} of a turn differ; keep one of them", turn=number)
+            return filled[0]
+        return found[0]
+
+    def _no_role(self, name: Any, key: str, message: Mapping[str, Any]) -> str:
+        if isinstance(name, str) and name.lower() in _TOOL_ROLES:
+            return f"`{key}` is {name!r}: tool calls are not supported; write them into the text of user and assistant"
+        known = ", ".join(self.naming.roles)
+        if name is None:
+            keys = ", ".join(f"`{str(item)[:40]}`" for item in list(message)[:10])
+            return (
+                f"no `{key}`; the turn's keys are {keys or 'none'}: name them with `tags: {{role: ..., content: ...}}`"
+            )
+        found = reprlib.repr(name) if isinstance(name, str) else json_type(name)
+        return f"`{key}` is {found}; the known roles are {known}"
+
+    def _read_own(self, message: Mapping[str, Any], number: int) -> None:
+        """Images that a turn keeps to itself."""
+        for key in self.naming.turn_images:
+            found = self.images(key, message.get(key), number)
+            if found and self._own and [ref.source for ref in found] != [ref.source for ref in self._own]:
+                self.fail("bad-shape", "`images` and `image` of a turn differ; keep one of them", turn=number)
+            self._own = self._own or found
+
+    def _place_own(self, parts: list[str | int] | None, number: int) -> list[str | int] | None:
+        """Put the images of a turn at its marks, or in front where the source says so."""
+        own, self._own = self._own, []
+        if parts is None:
+            return None
+        places = [part for part in parts if isinstance(part, int) and self.slots[part] is None]
+        if not places and self.naming.source.marks != "inline":
+            first = min((part for part in parts if isinstance(part, int)), default=len(self.slots))
+            self.slots[first:first] = own
+            moved = [part + len(own) if isinstance(part, int) else part for part in parts]
+            return [*range(first, first + len(own)), *moved]
+        if len(places) != len(own):
+            self.fail("marker-count", mismatch(len(places), len(own), self.naming.source.mark), turn=number)
+            return parts
+        for place, ref in zip(places, own, strict=True):
+            self.slots[place] = ref
+        return parts
+
+    def _parts(self, content: Any, key: str, number: int, *, answer: bool) -> list[str | int] | None:
+        if isinstance(content, str):
+            return self.split(content, number, answer=answer)
+        if isinstance(content, list):
+            return self._listed_parts(content, number, answer=answer)
+        self.fail("bad-shape", f"`{key}` is a string or a list of parts, this is {json_type(content)}", turn=number)
+        return None
+
+    def split(self, text: str, number: int, *, answer: bool) -> list[str | int]:
+        """Cut a string at its image marks; every mark takes a slot."""
+        parts: list[str | int] = []
+        pieces = self.naming.numbered.split(text) if self.naming.numbered else text.split(self.naming.source.mark)
+        for position, piece in enumerate(pieces):
+            if self.naming.numbered and position % 2:
+                self._slot(("mark", int(piece)), parts)
+                continue
+            if position and not self.naming.numbered:
+                self._slot(None, parts)
+            if "<" in piece or "![" in piece:
+                self._split_tags(piece, parts, number, answer=answer)
+            elif piece:
+                parts.append(piece)
+        return parts
+
+    def _split_tags(self, text: str, parts: list[str | int], number: int, *, answer: bool) -> None:
+        """Cut a piece at ``<img>name</img>``, and refuse marks that are not read."""
+        done = 0
+        for start, end, name in unread.image_tags(text):
+            if text[done:start]:
+                parts.append(text[done:start])
+            self._slot(ImageRef(name), parts)
+            done = end
+        if text[done:]:
+            parts.append(text[done:])
+        self._check_text(text[done:], number, answer=answer, literal=False)
+        if self.pad is None and (token := unread.pad_token(text)):
+            self.pad = number, token
+
+    def _check_text(self, text: str, number: int, *, answer: bool, literal: bool) -> None:
+        mark = unread.foreign_mark(text, answer=answer, literal=literal)
+        if mark is not None:
+            self.fail("bad-shape", unread.advice_on_mark(mark, literal=literal), turn=number or None)
+
+    def _slot(self, slot: Slot, parts: list[str | int]) -> None:
+        parts.append(len(self.slots))
+        self.slots.append(slot)
+
+    def _listed_parts(self, content: list[Any], number: int, *, answer: bool) -> list[str | int] | None:
+        parts: list[str | int] = []
+        for position, part in enumerate(content, 1):
+            try:
+                found = read_part(part, self.naming.ignored)
+            except ShapeError as error:
+                self.fail("bad-shape", f"part {position} of the content {error}", turn=number)
+                return None
+            if isinstance(found, list):
+                for slot in found:
+                    self._slot(slot, parts)
+            elif found:
+                # Literal: a mark inside a text part is text.
+                if "<" in found or "![" in found:
+                    self._check_text(found, number, answer=answer, literal=True)
+                if parts and isinstance(parts[-1], str):
+                    parts[-1] += found
+                else:
+                    parts.append(found)
+        return parts
+
+    def _check_unread(self, message: Mapping[str, Any], number: int) -> None:
+        for key, problem in unread.unread_keys(message, self.naming.turn_keys, self.naming.ignored, ()):
+            named = f"`{key[:60]}` of a turn holds images that are not read; write `tags: {{images: {key[:60]}}}`"
+            self.fail("bad-shape", problem or f"{named}, or `ignore: [{key[:60]}]` to leave them out", turn=number)
+
+
+def mismatch(marks: int, images: int, mark: str) -> str:
+    """That marks and images are not as many, and what to do."""
+    found = f"{count(marks, f'{mark} mark')} but {count(images, 'image')}"
+    if not marks:
+        return f"{found}; write a mark where each image belongs, or `marks: auto` in the source: all in front"
+    return f"{found}; give each image one mark"
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,205 @@
+"""What is not read and must not be lost: images under other keys, what changes training, marks of other tools."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from triptych.images.references import holds_images, is_empty, is_reference
+from triptych.sources.records import json_type
+
+_MEDIA = "is not supported: Triptych trains on text and images"
+_TOOLS = "is not supported: tool calls are not rendered; write them into the text of the turns"
+_PREFERENCE = "belongs to preference training; Triptych learns one answer: keep the chosen one as the last turn"
+_THINKING = "is not read; write the answer's content as `<think>\\n...\\n</think>\\n\\n...`"
+_KWARGS = "changes how a chat template renders; Triptych renders every sample alike"
+_WEIGHT = (
+    "would weigh the sample; Triptych weighs all alike: leave samples out, or repeat them (`epochs` of the source)"
+)
+_GROUNDING = (
+    "fills <bbox> and <ref-object>, which are not filled here; write the boxes into the text as the model writes them"
+)
+_TOKENS = "would choose which tokens are learned; write `loss: true` or `loss: false` in a turn"
+_SIZES = "sets the size of one image; set `data.min_pixels` and `data.max_pixels` of the run for all"
+
+_FILLED: dict[str, str] = {
+    **dict.fromkeys(("videos", "video", "audios", "audio", "input_audio", "video_url", "audio_url"), _MEDIA),
+    **dict.fromkeys(("tools", "functions", "tool_calls", "function_call", "tool_call_id", "tool_responses"), _TOOLS),
+    **dict.fromkeys(
+        (
+            *("chosen", "rejected", "rejected_response", "rejected_responses", "chosen_response", "rejected_images"),
+            *("rejected_messages", "chosen_messages", "positive_messages", "negative_messages", "kto_tag"),
+        ),
+        _PREFERENCE,
+    ),
+    **dict.fromkeys(("reasoning_content", "reasoning", "thinking", "thinking_content"), _THINKING),
+    **dict.fromkeys(("chat_template_kwargs", "template_kwargs"), _KWARGS),
+    "objects": _GROUNDING,
+}
+"""Keys whose content changes the sample, whatever it is."""
+_NUMBERS: dict[str, str] = {
+    **dict.fromkeys(("loss_scale", "weight", "loss_weight", "sample_weight", "train", "trainable", "loss"), _WEIGHT),
+    **dict.fromkeys(("mask", "loss_mask", "train_detail", "label_mask"), _TOKENS),
+}
+"""Keys whose number or truth changes training; 1 and true change nothing, and text under them is a note."""
+_NEVER_NEUTRAL = ("mask", "label_mask")
+_PART_NUMBERS = dict.fromkeys(
+    (
+        *("min_pixels", "max_pixels", "resized_height", "resized_width", "total_pixels", "min_tokens", "max_tokens"),
+        *("image_resized_height", "image_resized_width"),
+    ),
+    _SIZES,
+)
+TURN_LOSS = ("loss", "train", "trainable", "weight", "loss_weight", "loss_scale", "loss_mask")
+"""Keys of a turn that say whether its answer is learned: true and 1, or false and 0."""
+
+_TAG_OF_IMAGE = re.compile(r"<img>\s*(.*?)\s*</img>", re.IGNORECASE | re.DOTALL)
+_MARKDOWN = re.compile(r"!\[[^\]\n]*\]\(\s*<?([^)\s>]+)>?[^)\n]*\)")
+_FOREIGN = re.compile(
+    r"<ImageHere>|<im(?:age|g)[ _-]?\d+>|<\|im(?:age|g)_?\d+\|>|<image_?(?:placeholder|token|soft_token|pad)>|"
+    r"<start_of_image>|<IMG_CONTEXT>|<(?:video|audio)>|<\|(?:video|audio)\|>|<bbox>|<ref-object>",
+    re.IGNORECASE,
+)
+_PADS = re.compile(r"<\|(?:image_pad|video_pad|vision_start|vision_end|vision_pad)\|>")
+_HINTS = re.compile(r"<\|image\|>|<Image>|<IMAGE>|<img>|\[IMG\]|\[image\]|<image[ _]?\w*>")
+_MEDIA_TAGS = ("video", "audio")
+
+
+def unread_keys(
+    data: Mapping[str, Any], read: Collection[str], ignored: Collection[str], known: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong) of what a record or turn holds under keys that are not read; an image comes as ``""``.
+
+    Args:
+        data: the record or turn.
+        read: its keys that are read.
+        ignored: keys that the source leaves out on purpose.
+        known: names of the images that the record is read with.
+    """
+    for key, value in data.items():
+        kind = type(value)
+        if value is None or key in read or key in ignored:
+            continue
+        if kind is int or kind is float or kind is bool:
+            if key in _NUMBERS and (value != 1 or key in _NEVER_NEUTRAL):
+                yield key, f"`{key}` {_NUMBERS[key]}"
+            elif key == "label" and kind is bool:
+                yield key, f"`label` {_PREFERENCE}"
+            continue
+        if key in _FILLED:
+            if not is_empty(value):
+                yield key, f"`{key}` {_FILLED[key]}"
+        elif key in _NUMBERS and kind is not str and not is_empty(value):
+            yield key, f"`{key}` {_NUMBERS[key]}"
+        elif holds_images(key, value, known):
+            yield key, ""
+
+
+def unread_part_keys(part: Mapping[str, Any], read: Collection[str], ignored: Collection[str]) -> Iterator[str]:
+    """What is wrong with keys of a part of a content that are not read."""
+    for key, value in part.items():
+        if key in read or key in ignored or is_empty(value):
+            continue
+        if key in _PART_NUMBERS:
+            yield f"`{key}` {_PART_NUMBERS[key]}"
+        elif key == "detail":
+            if value == "low":
+                yield f"`detail: low` {_SIZES}"
+        elif key in _FILLED:
+            yield f"`{key}` {_FILLED[key]}"
+        elif key == "text" or holds_images(key, value, ()):
+            yield f"`{key}` of a part of another kind is not read; give it a part of its own"
+
+
+def image_tags(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, name) of every ``<img>name</img>``."""
+    return [(*found.span(), found[1]) for found in _TAG_OF_IMAGE.finditer(text) if is_reference(found[1])]
+
+
+def foreign_mark(text: str, *, answer: bool, literal: bool = False) -> str | None:
+    """What in a text stands for an image in another tool, None where nothing does.
+
+    Args:
+        text: a piece of a turn, without its own marks.
+        answer: whether the model says it: answers may speak of addresses, and of HTML.
+        literal: whether it is a text part, which is text whatever it looks like, unless it names a file.
+    """
+    if "<" not in text and "![" not in text:
+        return None
+    if literal:
+        tags = image_tags(text)
+        if tags:
+            return text[slice(*tags[0][:2])]
+    else:
+        for found in _FOREIGN.finditer(text):
+            word = found[0].strip("<|>").lower()
+            if word not in _MEDIA_TAGS or (not answer and f"</{word}" not in text and f"`{found[0]}`" not in text):
+                return found[0]
+    for found in _MARKDOWN.finditer(text):
+        if is_reference(found[1]) and not (answer and found[1].startswith(("http://", "https://"))):
+            return found[0]
+    return None
+
+
+def pad_token(text: str) -> str | None:
+    """A token of the model's own that stands for an image, typed in a text."""
+    found = _PADS.search(text)
+    return found[0] if found else None
+
+
+def looks_like_mark(text: str) -> str | None:
+    """What may be another mark, for the message of a record whose marks and images do not agree."""
+    found = _FOREIGN.search(text) or _PADS.search(text) or _HINTS.search(text)
+    return found[0] if found else None
+
+
+def advice_on_images(lost: list[str], read: list[str]) -> str:
+    """What to write where images are under the keys ``lost``, and the record is read with those under ``read``."""
+    shown = ", ".join(f"`{key[:60]}`" for key in lost[:6])
+    keys = [*read, *lost]
+    numbered = {re.sub(r"\d+(?!.*\d)", "{n}", key) for key in keys}
+    if len(keys) > 1 and len(numbered) == 1 and "{n}" in (pattern := next(iter(numbered))):
+        wanted = f'"{pattern}"'
+    else:
+        wanted = f"[{', '.join(keys)}]" if len(keys) > 1 else keys[0]
+    are = "hold images that are" if len(lost) > 1 else "holds images that are"
+    return (
+        f"{shown} {are} not read; write `columns: {{images: {wanted[:200]}}}` in the source (or give --columns), "
+        f"or `ignore: [{', '.join(lost)[:200]}]` to leave them out"
+    )
+
+
+def advice_on_mark(mark: str, *, literal: bool) -> str:
+    """That a mark of another tool is not read, and what to write."""
+    found = f"{mark[:80]!r} in the text is not read"
+    name = mark.strip("<|>").lower()
+    if literal:
+        return f"{found}; give the image a part of its own"
+    if name in ("bbox", "ref-object"):
+        return f"{found}: it would be learned as a word; write the box or name in its place, as the model writes it"
+    if name in _MEDIA_TAGS:
+        return f"{found}: {name} {_MEDIA}; as a text part of the content it is plain text"
+    if mark.startswith("!["):
+        return f"{found}; write <image> in its place and list the file under `images`"
+    general = re.sub(r"\d+", "{n}", mark, count=1)
+    return f'{found}; write `mark: "{general}"` in the source (or give --mark); as a text part it is plain text'
+
+
+def turn_loss(turn: Mapping[str, Any]) -> bool | str:
+    """Whether the answer of a turn is learned, or what is wrong with the keys that say so."""
+    learned: bool | None = None
+    for key in TURN_LOSS:
+        value = turn.get(key)
+        if value is None:  # tables write what is not there as null
+            continue
+        if value not in (0, 1) or not isinstance(value, bool | int | float):
+            return f"`{key}` is true or false (or 1 or 0), this is {_shown(value)}; other weights are not supported"
+        if learned is not None and learned != bool(value):
+            return f"`{key}` says otherwise than another key of the turn; keep one"
+        learned = bool(value)
+    return learned is not False
+
+
+def _shown(value: Any) -> str:
+    return str(value)[:20] if isinstance(value, int | float) else json_type(value)
