@@ -46,7 +46,8 @@ def add_tokens(folder: Path, tokens: Sequence[str], *, rows: int | None = None) 
 
 
 def encode(model: Path, question: str, answer: str) -> Any:
-    data = {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+    turns = (("user", question), ("assistant", answer))
+    data = {"messages": [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]}
     template = read_model_files(str(model)).template()
     many = template.encode_all([parse(Record(data, Origin("x", 1)), Source("x"))])
     return template, many

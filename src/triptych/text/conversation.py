@@ -216,7 +216,7 @@ class _RecordReader(TurnReader):
             self._mismatch(turns, bare, len(listed))
         elif self.pad is not None and not self.slots:
             number, token = self.pad
-            advice = f"write {self.source.mark} where the image belongs and list it under `images`"
+            advice = f"write {self.source.mark} where the image belongs and list it under `images`; as a text part it is text"
             self.fail(
                 "bad-shape", f"{token} is typed in the text, but there is no image; {advice}", turn=number or None
             )

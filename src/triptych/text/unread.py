@@ -61,7 +61,7 @@ _FOREIGN = re.compile(
     r"<start_of_image>|<IMG_CONTEXT>|<(?:video|audio)>|<\|(?:video|audio)\|>|<bbox>|<ref-object>",
     re.IGNORECASE,
 )
-_PADS = re.compile(r"<\|(?:image_pad|video_pad|vision_start|vision_end|vision_pad)\|>")
+_PADS = re.compile(r"<\|(?:image_pad|video_pad)\|>")
 _HINTS = re.compile(r"<\|image\|>|<Image>|<IMAGE>|<img>|\[IMG\]|\[image\]|<image[ _]?\w*>")
 _MEDIA_TAGS = ("video", "audio")
 
