@@ -216,10 +216,11 @@ class _RecordReader(TurnReader):
             self._mismatch(turns, bare, len(listed))
         elif self.pad is not None and not self.slots:
             number, token = self.pad
-            advice = f"write {self.source.mark} where the image belongs and list it under `images`; as a text part it is text"
-            self.fail(
-                "bad-shape", f"{token} is typed in the text, but there is no image; {advice}", turn=number or None
+            message = (
+                f"{token} is typed in the text, but there is no image; write {self.source.mark} where the image "
+                "belongs and list it under `images`; as a text part of the content it is plain text"
             )
+            self.fail("bad-shape", message, turn=number or None)
         rest = iter(listed)
         return [slot if isinstance(slot, ImageRef) else next(rest, slot) for slot in self.slots]  # type: ignore[misc]
 
