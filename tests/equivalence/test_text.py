@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,6 +121,11 @@ def model(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(file, folder)
     tokenizer = make_tiny_tokenizer([*[" ".join(tiny.WORDS)] * 20, *BLANKS])
     tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    for level in (config, config.get("text_config", {})):
+        if "vocab_size" in level:
+            level["vocab_size"] = len(tokenizer)
+    (folder / "config.json").write_text(json.dumps(config))
     assert [len(tokenizer(text)["input_ids"]) for text in ("\n\n", "\n\n\n", "  ")] == [1, 1, 1]
     return folder
 
