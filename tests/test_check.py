@@ -173,7 +173,7 @@ def test_every_planted_defect_is_reported_at_its_line_and_nothing_else(
     media: Path, model_dir: Path, suffix: str
 ) -> None:
     planted = defects(media)
-    assert {code for code, _ in planted} == set(get_args(Code)), "a defect of every code"
+    assert {code for code, _ in planted} == set(get_args(Code)) - {"sample-gone"}, "a defect of every code of a record"
     data, expected = plant(media, planted, suffix)
     run = write_run(media, model_dir, data, too_long="error", max_tokens=1000)
 

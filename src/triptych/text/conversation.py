@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 from triptych.errors import Origin, Problem, SampleError
-from triptych.images.references import is_empty
 from triptych.sources import storage
 from triptych.sources.records import ImageRef, Record, Source, json_type
+from triptych.sources.references import is_empty
 from triptych.text import unread
 from triptych.text.shapes import DIALOGUES, ShapeError, find_dialogue
 from triptych.text.turns import MARK as MARK
@@ -191,7 +191,7 @@ class _RecordReader(TurnReader):
                 self.fail("bad-shape", f"`{key}` is not read; write `columns: {{system: {key}}}` in the source")
         for key in _TURN_LISTS:
             value = self.data.get(key)
-            if key in read or key in self.naming.ignored or not isinstance(value, list) or not value:
+            if key in read or key in self.naming.ignored or not isinstance(value, list) or is_empty(value):
                 continue
             if isinstance(value[0], dict) and value not in (found[: len(value)], found[-len(value) :]):
                 self.fail("bad-shape", f"`{key}` holds other turns, which are not read; remove it")

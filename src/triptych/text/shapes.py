@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from triptych.errors import Code
-from triptych.images.references import (
+from triptych.sources.records import ImageRef, Source, json_type
+from triptych.sources.references import (
     INLINE_KEYS,
     NAME_KEYS,
     NotAnImage,
@@ -24,7 +25,6 @@ from triptych.images.references import (
     read_images,
     written_value,
 )
-from triptych.sources.records import ImageRef, Source, json_type
 from triptych.text.unread import unread_part_keys
 
 DIALOGUES = ("messages", "conversations", "conversation")

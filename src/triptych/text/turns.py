@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from triptych.errors import Code, Origin, Problem
-from triptych.images.references import NotAnImage, is_empty, read_images
 from triptych.sources.records import ImageRef, Source, json_type
+from triptych.sources.references import NotAnImage, is_empty, read_images
 from triptych.text import unread
 from triptych.text.shapes import ShapeError, Slot, read_part
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from triptych.images.references import holds_images, is_empty, is_reference
 from triptych.sources.records import json_type
+from triptych.sources.references import holds_images, is_empty, is_reference
 
 _MEDIA = "is not supported: Triptych trains on text and images"
 _TOOLS = "is not supported: tool calls are not rendered; write them into the text of the turns"

@@ -211,9 +211,8 @@ def holds_images(key: str, value: Any, known: Collection[str]) -> bool:
     """
     if isinstance(value, str) and not names_images(key) and not _may_refer(value):
         return False
-    if not known or _has_image_word(key) or not _is_about(key):
-        return any(_lost(key, name, known) for name in _names_in(key, value, 0))
-    return False
+    is_note = isinstance(value, str) or bool(known)
+    return any(_lost(inner, name, known, is_note=is_note) for inner, name in _names_in(key, value, 0))
 
 
 def _may_refer(text: str) -> bool:
@@ -221,12 +220,13 @@ def _may_refer(text: str) -> bool:
     return "." in text[-200:] or text[:1] in ("[", "{", "/", "i", "R", "U", "S", "T", "d")
 
 
-def _lost(key: str, name: str | None, known: Collection[str]) -> bool:
+def _lost(key: str, name: str | None, known: Collection[str], *, is_note: bool) -> bool:
+    """Whether an image under ``key`` is one more than those known; ``is_note``: whether an id may look like one."""
     if name is None:
         return True
-    if not known:
-        return names_images(key) or _has_image_word(key) or not _is_about(key)
-    if name.startswith(("http://", "https://")) and not names_images(key):
+    if is_note and _is_about(key) and (known or not _has_image_word(key)):
+        return False
+    if known and name.startswith(("http://", "https://")) and not names_images(key):
         return False
     return not any(_same(name, other) for other in known)
 
@@ -235,26 +235,26 @@ def _same(name: str, other: str) -> bool:
     return name == other or name.endswith(f"/{other}") or other.endswith(f"/{name}")
 
 
-def _names_in(key: str, value: Any, depth: int) -> Iterator[str | None]:
-    """Names of images in a value; None for an image without one."""
-    if value is None or isinstance(value, int | float):
+def _names_in(key: str, value: Any, depth: int) -> Iterator[tuple[str, str | None]]:
+    """(key, name) of the images in a value, the innermost key; None for an image without a name."""
+    if value is None or isinstance(value, int | float) or depth >= _DEPTH:
         return
     if isinstance(value, ImageRef):
-        yield None
+        yield key, None
     elif isinstance(value, str):
         inner = written_value(value) if value[:1] in ("[", "{") and len(value) < 100_000 else None
-        if inner is not None and depth < _DEPTH:
+        if inner is not None:
             yield from _names_in(key, inner, depth + 1)
         elif is_reference(value) or (names_images(key) and _may_be_name(key, value)):
-            yield value
-    elif isinstance(value, Mapping) and depth < _DEPTH:
+            yield key, value
+    elif isinstance(value, Mapping):
         for child, item in value.items():
             child = str(child)
             inherits = names_images(key) and child.lower() in (*NAME_KEYS, *INLINE_KEYS)
             yield from _names_in(key if inherits else child, item, depth + 1)
-    elif isinstance(value, list | tuple) and depth < _DEPTH:
+    elif isinstance(value, list | tuple):
         if names_images(key) and _are_pixels(value):
-            yield None
+            yield key, None
             return
         for item in value[:_LOOKED_AT]:
             yield from _names_in(key, item, depth + 1)
