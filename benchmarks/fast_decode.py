@@ -36,9 +36,9 @@ from feature_cache import write_work
 from triptych.images import measure, pixels
 from triptych.images.geometry import Geometry
 from triptych.quickstart.dataset import write_dataset
-from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.settings import RunSettings
+from triptych.terminal import Terminal
 from triptych.training.train import train
 from workload import commit
 
@@ -121,7 +121,7 @@ def losses(content: dict[str, Any], folder: Path, decode: str) -> list[float]:
     settings = {**content["train"], "feature_cache": "off", "log_every": 1}
     output = str(folder / decode)
     run = RunSettings.model_validate({**content, "data": data, "train": settings, "output": output})
-    train(run, prepare(run, ("train",), console.console()), console.console())
+    train(run, prepare(run, ("train",), Terminal()), Terminal())
     lines = [json.loads(line) for line in (Path(output) / "log.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
 

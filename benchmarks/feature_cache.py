@@ -44,10 +44,10 @@ from triptych.model.parts import part_of
 from triptych.model.trainable import set_up_training
 from triptych.quickstart.tiny import IMAGE_PROCESSOR, make_tiny_tokenizer
 from triptych.rows.feature_store import FeatureReader
-from triptych.run import console
 from triptych.run.feature_forecast import feature_shape
 from triptych.run.prepare import Prepared, prepare
 from triptych.run.settings import RunSettings
+from triptych.terminal import Terminal
 from triptych.training.train import train
 from workload import WORDS, commit, write_pool, write_records
 
@@ -115,9 +115,9 @@ def epochs(content: dict[str, Any], cache: Path, *, keep: bool) -> tuple[list[fl
     os.environ["TRIPTYCH_CACHE"] = str(cache)
     train_settings = {**content["train"], "feature_cache": "auto" if keep else "off"}
     settings = RunSettings.model_validate({**content, "train": train_settings})
-    prepared = prepare(settings, ("train",), console.console())
+    prepared = prepare(settings, ("train",), Terminal())
     images = int(prepared.corpora["train"].image_counts.sum())
-    train(settings, prepared, console.console())
+    train(settings, prepared, Terminal())
     lines = [json.loads(line) for line in (Path(settings.output) / "log.jsonl").read_text().splitlines()]
     logged = [line for line in lines if "loss" in line]
     return [images / line["images_per_second"] for line in logged], logged
@@ -129,7 +129,7 @@ class Parts:
     def __init__(self, content: dict[str, Any], cache: Path) -> None:
         os.environ["TRIPTYCH_CACHE"] = str(cache)
         self.settings = RunSettings.model_validate(content)
-        self.prepared: Prepared = prepare(self.settings, ("train",), console.console())
+        self.prepared: Prepared = prepare(self.settings, ("train",), Terminal())
         files = self.prepared.files
         model = load_model(self.settings.model)
         self.model = set_up_training(model, files.family, self.settings.model, torch.float32)

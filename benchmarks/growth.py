@@ -39,9 +39,9 @@ from triptych.forward.isolation import choose_isolation
 from triptych.forward.row_forward import RowForward
 from triptych.model.loading import PixelNormalizer
 from triptych.planning.plan import BatchSpec, make_plan
-from triptych.run import console
 from triptych.run.prepare import Prepared, prepare
 from triptych.run.settings import RunSettings
+from triptych.terminal import Terminal
 from triptych.training.setup import load_for_training
 from workload import commit, write_pool, write_records
 
@@ -80,7 +80,7 @@ class Runner:
         return RunSettings.model_validate({**self.content, "data": {**self.content["data"], "train": train}})
 
     def prepare(self, data: str) -> Prepared:
-        return prepare(self.settings(data), ("train",), console.console())
+        return prepare(self.settings(data), ("train",), Terminal())
 
     def row(self, prepared: Prepared, indices: Sequence[int]) -> Batch:
         return build_batch(prepared.corpora["train"], indices, filler=prepared.reading.template.filler())

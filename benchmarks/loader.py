@@ -34,9 +34,9 @@ from triptych.forward.batch import RowDataset
 from triptych.planning.plan import BatchSpec, Plan, make_plan
 from triptych.rows.builder import RowBuilder
 from triptych.rows.loader import Loading, RowLoader
-from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.settings import RunSettings
+from triptych.terminal import Terminal
 from triptych.training.train import train
 from workload import commit
 
@@ -52,7 +52,7 @@ def settings_of(content: dict[str, Any], folder: Path, samples: int) -> RunSetti
 
 def waiting(settings: RunSettings) -> list[float]:
     """``data_wait`` of each line of the run's log but the first."""
-    train(settings, prepare(settings, ("train",), console.console()), console.console())
+    train(settings, prepare(settings, ("train",), Terminal()), Terminal())
     lines = [json.loads(line) for line in (Path(settings.output) / "log.jsonl").read_text().splitlines()]
     return [line["data_wait"] for line in lines if "loss" in line][1:]
 
@@ -84,7 +84,7 @@ def torchs(plan: Plan, builder: RowBuilder, workers: int) -> float:
 
 
 def rates(settings: RunSettings, workers: int, rounds: int) -> dict[str, Any]:
-    prepared = prepare(settings, ("train",), console.console())
+    prepared = prepare(settings, ("train",), Terminal())
     corpus = prepared.corpora["train"]
     plan = make_plan(corpus.lengths, BatchSpec(samples=1), epochs=1, seed=0)
     builder = RowBuilder(corpus, prepared.reading.template.filler())

@@ -38,9 +38,9 @@ from triptych.forward.isolation import choose_isolation
 from triptych.forward.row_forward import RowForward
 from triptych.model.loading import PixelNormalizer
 from triptych.model.trainable import parameter_rates
-from triptych.run import console
 from triptych.run.prepare import Prepared, plan_training, prepare
 from triptych.run.settings import RunSettings
+from triptych.terminal import Terminal
 from triptych.training.callbacks import ConsoleCallback, RunLogCallback
 from triptych.training.hf_arguments import training_arguments
 from triptych.training.setup import load_for_training
@@ -94,7 +94,7 @@ def trained(
     model: nn.Module, forward: RowForward, rows: Sequence[Batch], settings: RunSettings, prepared: Prepared
 ) -> list[float]:
     """The same of the trainer."""
-    clock, out = Clock(), console.console()
+    clock, out = Clock(), Terminal()
     family = prepared.files.family
     trainer = RowTrainer(
         model=model,
@@ -118,7 +118,7 @@ def step_seconds(ends: Sequence[float]) -> list[float]:
 
 def measure(settings: RunSettings, rounds: int) -> dict[str, list[list[float]]]:
     """Seconds of every step but the first, per side and round."""
-    prepared = prepare(settings, ("train",), console.console())
+    prepared = prepare(settings, ("train",), Terminal())
     corpus, filler = prepared.corpora["train"], prepared.reading.template.filler()
     plan = plan_training(settings, corpus, 1)
     rows = [build_batch(corpus, plan.row(number).tolist(), filler=filler) for number in range(len(plan))]

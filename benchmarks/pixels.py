@@ -38,9 +38,9 @@ from triptych.images.geometry import SizedImage
 from triptych.planning.plan import BatchSpec, make_plan
 from triptych.rows.builder import RowBuilder
 from triptych.rows.loader import Loading, RowLoader
-from triptych.run import console
 from triptych.run.prepare import Prepared, prepare
 from triptych.run.settings import RunSettings
+from triptych.terminal import Terminal
 from workload import commit, write_pool
 
 MODEL = Path(__file__).parent.parent / "src" / "triptych" / "assets" / "tiny_base"
@@ -72,7 +72,7 @@ def write_work(folder: Path, size: tuple[int, int], rows: int) -> Prepared:
         "batch": {"samples": 1},
         "output": str(folder / "run"),
     }
-    return prepare(RunSettings.model_validate(content), ("train",), console.console())
+    return prepare(RunSettings.model_validate(content), ("train",), Terminal())
 
 
 def bare(image: SizedImage) -> None:

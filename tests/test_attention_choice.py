@@ -8,13 +8,13 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from rich.console import Console
 from transformers import AutoConfig
 
 import tiny
 from triptych.errors import ConfigError
 from triptych.forward.attention import IMPLEMENTATIONS, AttentionSupport, choose_attention, find_attention_support
 from triptych.run.prepare import prepare
+from triptych.run.reporter import LogReporter
 from triptych.run.run_file import load
 from triptych.run.settings import AttentionName
 from triptych.training.train import train
@@ -121,18 +121,21 @@ def test_a_cpu_offers_nothing_that_needs_a_gpu(small_model_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["auto", "sdpa"])
-def test_training_says_what_computes_attention(small_model_dir: Path, tmp_path: Path, setting: str) -> None:
+def test_training_says_what_computes_attention(
+    small_model_dir: Path, tmp_path: Path, setting: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "triptych")
     data = tiny.write_dataset(tmp_path, 4)
     run_file = tiny.write_run(tmp_path, small_model_dir, data, model={"path": str(small_model_dir)})
     settings = load(run_file, (f"model.attention={setting}",))
-    out = Console(record=True, width=200)
+    out = LogReporter()
     train(settings, prepare(settings, ("train",), out), out)
-    assert {"auto": "attention: sample_sdpa\n", "sdpa": "attention: sdpa (as set)\n"}[setting] in out.export_text()
+    assert {"auto": "attention: sample_sdpa\n", "sdpa": "attention: sdpa (as set)\n"}[setting] in caplog.text
 
 
 def test_training_refuses_flash_attention_without_a_gpu(small_model_dir: Path, tmp_path: Path) -> None:
     run_file = tiny.write_run(tmp_path, small_model_dir, tiny.write_dataset(tmp_path, 4))
     settings = load(run_file, ("model.attention=flash_attention_2",))
-    out = Console(record=True, width=200)
+    out = LogReporter()
     with pytest.raises(ConfigError, match="needs a CUDA device"):
         train(settings, prepare(settings, ("train",), out), out)

@@ -10,9 +10,9 @@ import pytest
 
 import tiny
 from triptych.commands.cache import cache, entries
-from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
+from triptych.terminal import Terminal
 
 
 def age(folder: Path, days: float) -> None:
@@ -33,14 +33,14 @@ def test_what_was_not_used_is_removed_and_made_again(
         (tmp_path / name).mkdir()
         data = tiny.write_dataset(tmp_path / name, 4)
         runs.append(load(tiny.write_run(tmp_path / name, small_model_dir, data)))
-        prepare(runs[-1], ("train",), console.console())
+        prepare(runs[-1], ("train",), Terminal())
     assert len(list(entries(folder / "index"))) == 2
     age(folder, 40)
-    prepare(runs[0], ("train",), console.console())  # uses its own again
+    prepare(runs[0], ("train",), Terminal())  # uses its own again
     capsys.readouterr()
     cache(prune=30)
     shown = capsys.readouterr()
     assert "not used for 30 days" in shown.out + shown.err
     assert len(list(entries(folder / "index"))) == 1
     for run in runs:
-        assert prepare(run, ("train",), console.console()).census["train"].ok == 4
+        assert prepare(run, ("train",), Terminal()).census["train"].ok == 4

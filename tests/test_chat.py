@@ -13,15 +13,15 @@ import torch
 
 import tiny
 from triptych.commands.chat import chat
-from triptych.exporting.export import export
+from triptych.exporting.export import ExportOptions, export
 from triptych.inference.chat_session import ChatError, Session, open_session
 from triptych.inference.evaluate import PromptDataset
 from triptych.inference.generate import Answer, Prompt, _Pieces, answer
 from triptych.model.loading import PixelNormalizer
 from triptych.model.trained import as_trained
-from triptych.run import console
 from triptych.run.prepare import Prepared, prepare
 from triptych.run.run_file import load
+from triptych.terminal import Terminal
 from triptych.text.template import Template
 from triptych.training.train import train
 
@@ -42,8 +42,8 @@ def run(small_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
         "eval": {"max_new_tokens": 6},
     }
     path = tiny.write_run(folder, small_model_dir, data, **settings)
-    prepared = prepare(load(path), ("train", "eval"), console.console())
-    train(load(path), prepared, console.console())
+    prepared = prepare(load(path), ("train", "eval"), Terminal())
+    train(load(path), prepared, Terminal())
     return path, prepared
 
 
@@ -101,7 +101,7 @@ def test_the_model_sees_in_a_chat_what_it_sees_in_training(run: tuple[Path, Prep
 
 def test_an_exported_folder_answers_as_the_checkpoint(run: tuple[Path, Prepared], final: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    export(final, out, console.console(), dtype="float32")
+    export(final, out, Terminal(), ExportOptions(dtype="float32"))
     path = run[0]
     _, record = two_exchanges(path)
     said = []

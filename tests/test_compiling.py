@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 from torch import _dynamo as dynamo
 from torch._dynamo.utils import counters
 from transformers import AutoModelForImageTextToText
@@ -23,9 +22,10 @@ from triptych.forward.row_forward import RowForward
 from triptych.model import compile
 from triptych.model.compile import check_compiler, compile_layers
 from triptych.model.loading import PixelNormalizer
-from triptych.run import console
 from triptych.run.prepare import Prepared, prepare
+from triptych.run.reporter import LogReporter
 from triptych.run.run_file import load
+from triptych.terminal import Terminal
 from triptych.training.train import train
 
 pytestmark = [
@@ -48,7 +48,7 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("compiling")
     model = tiny.write_model(folder / "model", family=request.param, max_pixels=96 * 96)
     data = tiny.write_dataset(folder, 8, seed=3)
-    return prepare(load(tiny.write_run(folder, model, data)), ("train",), console.console())
+    return prepare(load(tiny.write_run(folder, model, data)), ("train",), Terminal())
 
 
 def losses(prepared: Prepared, *, backend: str | None, checkpointing: bool) -> list[float]:
@@ -88,7 +88,7 @@ def run(folder: Path, model: Path, data: Path, name: str, *overrides: str) -> li
     settings = load(
         tiny.write_run(folder, model, data), (f"output={folder / name}", "train.rows_per_step=2", *overrides)
     )
-    out = Console(record=True)
+    out = LogReporter()
     train(settings, prepare(settings, ("train",), out), out)
     lines = [json.loads(line) for line in (folder / name / "log.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
@@ -116,6 +116,6 @@ def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 def test_transformers_own_switches_are_refused(small_model_dir: Path, tmp_path: Path, name: str) -> None:
     data = tiny.write_dataset(tmp_path, 4)
     settings = load(tiny.write_run(tmp_path, small_model_dir, data, train={"hf": {name: True}}))
-    out = Console(record=True)
+    out = LogReporter()
     with pytest.raises(ConfigError, match=f"train.hf.{name}"):
         train(settings, prepare(settings, ("train",), out), out)

@@ -19,10 +19,10 @@ from triptych.model.loading import empty_model
 from triptych.model.trainable import set_up_training
 from triptych.planning.cost import SampleCost, model_cost
 from triptych.planning.plan import Lengths
-from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
 from triptych.run.settings import ModelSettings
+from triptych.terminal import Terminal
 
 RECIPES: dict[str, dict[str, Any]] = {
     "full": {},
@@ -92,7 +92,7 @@ def test_the_squares_of_patches_are_those_of_the_images_shown(
 ) -> None:
     data = tiny.write_dataset(tmp_path, 20)
     settings = load(tiny.write_run(tmp_path, small_model_dir, data), limits)
-    corpus = prepare(settings, ("train",), console.console()).corpora["train"]
+    corpus = prepare(settings, ("train",), Terminal()).corpora["train"]
     grid = corpus.geometry.grid
     shown = [
         sum(math.prod(grid(image.resized_height, image.resized_width)) ** 2 for image in corpus.images(index))

@@ -18,9 +18,9 @@ import tiny
 from triptych.errors import ConfigError
 from triptych.forward.isolation import Isolation
 from triptych.planning.cost import model_cost
-from triptych.run import console
 from triptych.run.prepare import plan_training, prepare
 from triptych.run.run_file import load
+from triptych.terminal import Terminal
 from triptych.training.hf_arguments import training_arguments
 from triptych.training.train import _check_sharding
 
@@ -65,7 +65,7 @@ def test_two_ranks_with_rows_dealt_by_cost_are_one(small_model_dir: Path, tmp_pa
     }
     path = tiny.write_run(tmp_path, small_model_dir, data, **settings)
     loaded = load(path)
-    prepared = prepare(loaded, ("train",), console.console())
+    prepared = prepare(loaded, ("train",), Terminal())
     cost = model_cost(loaded.model.recipe, prepared.files.config)
     alone, shared = (plan_training(loaded, prepared.corpora["train"], world, cost) for world in (1, 2))
     whole = len(alone) // 4 * 4

@@ -12,9 +12,9 @@ import tiny
 from triptych.errors import DataError
 from triptych.inference.evaluate import evaluate, predict
 from triptych.inference.predictions import Prediction, score
-from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
+from triptych.terminal import Terminal
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def test_a_batch_of_samples_is_answered_as_each_alone(small_model_dir: Path, run
     answers = []
     for size in (1, 4):
         settings = load(run_file, [f"eval.batch_size={size}"])
-        prepared = prepare(settings, ("eval",), console.console())
-        answers.append(predict(settings, prepared, model, console.console()))
+        prepared = prepare(settings, ("eval",), Terminal())
+        answers.append(predict(settings, prepared, model, Terminal()))
     assert len(answers[0]) == 9
     assert answers[0] == answers[1]
     assert len({answer.prediction for answer in answers[0]}) > 1, "the answers depend on the sample"
@@ -38,9 +38,7 @@ def test_a_batch_of_samples_is_answered_as_each_alone(small_model_dir: Path, run
 
 def test_predictions_scores_and_page_are_written(small_model_dir: Path, run_file: Path) -> None:
     settings = load(run_file)
-    scores = evaluate(
-        settings, prepare(settings, ("eval",), console.console()), small_model_dir, console.console()
-    ).scores
+    scores = evaluate(settings, prepare(settings, ("eval",), Terminal()), small_model_dir, Terminal()).scores
     folder = Path(settings.output) / "eval" / small_model_dir.name
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     records = json.loads(Path(settings.data.eval[0].path).read_text())
@@ -56,7 +54,7 @@ def test_predictions_scores_and_page_are_written(small_model_dir: Path, run_file
 
 def test_the_prompt_holds_the_history_and_not_the_last_answer(run_file: Path) -> None:
     settings = load(run_file)
-    prepared = prepare(settings, ("eval",), console.console())
+    prepared = prepare(settings, ("eval",), Terminal())
     template, corpus = prepared.reading.template, prepared.corpora["eval"]
     records = json.loads(Path(settings.data.eval[0].path).read_text())
     prompt, answer = template.split_answer(corpus.encoded(0))
@@ -69,12 +67,12 @@ def test_the_prompt_holds_the_history_and_not_the_last_answer(run_file: Path) ->
 
 def test_an_image_that_broke_since_it_was_indexed_ends_the_evaluation(small_model_dir: Path, run_file: Path) -> None:
     settings = load(run_file)
-    prepared = prepare(settings, ("eval",), console.console())
+    prepared = prepare(settings, ("eval",), Terminal())
     image = sorted((run_file.parent / "images").iterdir())[0]
     image.unlink()
     model = AutoModelForImageTextToText.from_pretrained(small_model_dir)
     with pytest.raises(DataError, match=image.name):
-        predict(settings, prepared, model, console.console())
+        predict(settings, prepared, model, Terminal())
 
 
 def test_scores_count_exact_matches_per_task() -> None:

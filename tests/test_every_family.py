@@ -28,9 +28,9 @@ from triptych.forward.row_forward import RowForward
 from triptych.inference.evaluate import predict
 from triptych.model.loading import PixelNormalizer, load_model
 from triptych.model.trainable import set_up_training
-from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
+from triptych.terminal import Terminal
 from triptych.training.train import train
 
 # peft 0.21 still reads the attribute that transformers 5.23 renamed.
@@ -44,7 +44,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def run(path: Path, *overrides: str) -> list[float]:
     settings = load(path, overrides)
-    train(settings, prepare(settings, ("train", "eval"), console.console()), console.console())
+    train(settings, prepare(settings, ("train", "eval"), Terminal()), Terminal())
     entries = [json.loads(line) for line in (Path(settings.output) / "log.jsonl").read_text().splitlines()]
     return [entry["loss"] for entry in entries if "loss" in entry]
 
@@ -92,7 +92,7 @@ def test_a_batch_of_prompts_is_answered_as_each_alone(model: Path, tmp_path: Pat
     answers = []
     for size in (1, 4):
         settings = load(path, [f"eval.batch_size={size}"])
-        answers.append(predict(settings, prepare(settings, ("eval",), console.console()), loaded, console.console()))
+        answers.append(predict(settings, prepare(settings, ("eval",), Terminal()), loaded, Terminal()))
     assert answers[0] == answers[1]
 
 
@@ -108,7 +108,7 @@ def test_the_memory_estimate_is_what_the_backward_pass_is_given(
     model: Path, tmp_path: Path, freeze: str, attention: str
 ) -> None:
     settings = load(write_run(tmp_path, model), [f"model.freeze={freeze}", f"model.attention={attention}"])
-    prepared = prepare(settings, ("train",), console.console())
+    prepared = prepare(settings, ("train",), Terminal())
     family, corpus = prepared.files.family, prepared.corpora["train"]
     batch = build_batch(corpus, range(len(corpus)), filler=prepared.reading.template.filler())
     loaded = load_model(settings.model)
@@ -138,7 +138,7 @@ def test_the_memory_estimate_is_what_the_backward_pass_is_given(
 
 def test_flops_are_those_that_torch_counts(model: Path, tmp_path: Path) -> None:
     settings = load(write_run(tmp_path, model))
-    prepared = prepare(settings, ("train",), console.console())
+    prepared = prepare(settings, ("train",), Terminal())
     corpus, family = prepared.corpora["train"], prepared.files.family
     most = int(corpus.image_counts.argmax())
     batch = build_batch(corpus, [most], filler=prepared.reading.template.filler())
@@ -178,6 +178,6 @@ def test_thinking_that_the_chat_template_leaves_out_is_counted(
     thought = "<think>\nSo.\n</think>\n\nYes."
     data = tmp_path / "data.json"
     data.write_text(json.dumps([turns(thought), turns(thought, "No."), turns(thought, thought, thought)]))
-    prepare(load(tiny.write_run(tmp_path, model, data)), ("train",), console.console())
+    prepare(load(tiny.write_run(tmp_path, model, data)), ("train",), Terminal())
     shown = capsys.readouterr().err
     assert ("thinking of 3 answers left out" in shown) == (read_model_files(str(model)).style.thinking == "last")

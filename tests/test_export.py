@@ -17,19 +17,21 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from triptych import cli
+from triptych.cli import main
 from triptych.errors import ConfigError, ModelError
 from triptych.exporting import serving
 from triptych.exporting.claims import PROOF, ProofError, check_logits, check_names
-from triptych.exporting.export import export
+from triptych.exporting.export import ExportOptions, export
+from triptych.exporting.hub import check_push
 from triptych.exporting.proof_samples import Witness
 from triptych.exporting.trained_run import TrainedRun, open_run
 from triptych.inference.evaluate import PromptDataset, evaluate
 from triptych.inference.generate import Prompt, answer
 from triptych.model.loading import PixelNormalizer
 from triptych.model.trained import as_trained, load_trained, merged
-from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
+from triptych.terminal import Terminal
 from triptych.training.train import train
 
 # peft 0.21 still reads the attribute that transformers 5.23 renamed.
@@ -94,11 +96,11 @@ def exported(small_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
         path = tiny.write_run(
             folder, small_model_dir, data, model=model, data=sources, train=optimisation, eval={"max_new_tokens": 8}
         )
-        settings, out = load(path), console.console()
+        settings, out = load(path), Terminal()
         prepared = prepare(settings, ("train", "eval"), out)
         final = train(settings, prepared, out)
         evaluate(settings, prepared, final, out)
-        export(final, folder / "out", out, dtype="float32")
+        export(final, folder / "out", out, ExportOptions(dtype="float32"))
         found[kind] = Exported(final, folder / "out", open_run(final, out))
     return found
 
@@ -126,7 +128,7 @@ def nudge(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def check(item: Exported, out: Path) -> None:
-    export(item.final, out, console.console(), check=True)
+    export(item.final, out, Terminal(), ExportOptions(check=True))
 
 
 LAYER = "model.layers.1.mlp.down_proj.weight"
@@ -196,7 +198,7 @@ def test_what_is_proved_is_written_down(exported: dict[str, Exported], kind: str
 def test_a_half_precision_export_holds_what_rounding_once_gives(
     exported: dict[str, Exported], kind: str, dtype: str, tmp_path: Path
 ) -> None:
-    proof = export(exported[kind].final, tmp_path / "out", console.console(), dtype=dtype, samples=2)
+    proof = export(exported[kind].final, tmp_path / "out", Terminal(), ExportOptions(dtype=dtype, samples=2))
     assert proof.holds
     whole = load_file(exported[kind].out / "model.safetensors")
     half = load_file(tmp_path / "out" / "model.safetensors")
@@ -221,8 +223,8 @@ def test_every_way_to_train_is_exported(kind: str, tmp_path: Path) -> None:
     data = tiny.write_dataset(tmp_path, 4)
     path = tiny.write_run(tmp_path, model, data, model=settings, train={"warmup": 0}, eval={"max_new_tokens": 4})
     read = load(path)
-    final = train(read, prepare(read, ("train",), console.console()), console.console())
-    proof = export(final, tmp_path / "out", console.console(), dtype="float32", samples=2)
+    final = train(read, prepare(read, ("train",), Terminal()), Terminal())
+    proof = export(final, tmp_path / "out", Terminal(), ExportOptions(dtype="float32", samples=2))
     assert proof.holds
     assert sum(part.frozen > 0 for part in proof.parts) == frozen_parts
     before, after = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "out"))
@@ -242,8 +244,8 @@ def test_other_families_are_exported_alike(family: str, tmp_path: Path) -> None:
     data = tiny.write_dataset(tmp_path, 4)
     path = tiny.write_run(tmp_path, model, data, model=RUNS["lora"], train={"warmup": 0}, eval={"max_new_tokens": 4})
     settings = load(path)
-    final = train(settings, prepare(settings, ("train",), console.console()), console.console())
-    assert export(final, tmp_path / "out", console.console(), samples=2).holds
+    final = train(settings, prepare(settings, ("train",), Terminal()), Terminal())
+    assert export(final, tmp_path / "out", Terminal(), ExportOptions(samples=2)).holds
 
 
 def test_an_untouched_export_passes_the_check_and_stays_as_it_is(exported: dict[str, Exported]) -> None:
@@ -332,7 +334,7 @@ def test_a_frozen_part_that_changed_fails(exported: dict[str, Exported], tmp_pat
     with pytest.raises(
         ProofError, match=r"changes: model\.visual\.blocks\.0\.attn\.qkv\.weight changed.* it was frozen"
     ):
-        export(final, tmp_path / "out", console.console())
+        export(final, tmp_path / "out", Terminal())
     proof = json.loads((tmp_path / "out" / PROOF).read_text())
     assert not proof["holds"]
     assert not (tmp_path / "out" / "README.md").exists()
@@ -344,7 +346,7 @@ def test_a_model_that_learned_nothing_fails(
     final = Path(shutil.copytree(exported["full"].final, tmp_path / "final"))
     shutil.copyfile(small_model_dir / "model.safetensors", final / "model.safetensors")
     with pytest.raises(ProofError, match="no tensor differs from the base"):
-        export(final, tmp_path / "out", console.console())
+        export(final, tmp_path / "out", Terminal())
 
 
 def test_logits_tell_a_wrong_weight_from_rounding(exported: dict[str, Exported]) -> None:
@@ -377,10 +379,10 @@ def test_a_merge_that_is_slightly_wrong_fails_though_every_file_holds_what_was_m
         model.get_parameter(name).data *= 1.002  # less than bfloat16 can tell from rounding
         return model
 
-    export(exported["lora"].final, tmp_path / "right", console.console(), dtype="bfloat16")
+    export(exported["lora"].final, tmp_path / "right", Terminal(), ExportOptions(dtype="bfloat16"))
     monkeypatch.setattr("triptych.exporting.export.merged", wrong)
     with pytest.raises(ProofError, match=r"merge: .*merged in float32, a logit differs"):
-        export(exported["lora"].final, tmp_path / "wrong", console.console(), dtype="bfloat16")
+        export(exported["lora"].final, tmp_path / "wrong", Terminal(), ExportOptions(dtype="bfloat16"))
     steps = json.loads((tmp_path / "wrong" / PROOF).read_text())["steps"]
     assert [step["holds"] for step in steps] == [True] * 4 + [False]
 
@@ -468,7 +470,7 @@ def test_only_a_proved_folder_is_uploaded_and_as_a_private_one(
     exported: dict[str, Exported], copies: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     item, hub = exported["full"], FakeHub()
-    export(item.final, copies["full"], console.console(), check=True, push="someone/digits", api=hub)
+    export(item.final, copies["full"], Terminal(), ExportOptions(check=True, push=check_push("someone/digits", hub)))
     (create, (name, options)), (upload, (sent, files)) = hub.calls
     assert (create, name, options["private"], options["exist_ok"]) == ("create", "someone/digits", True, True)
     assert (upload, sent["repo_id"], sent["folder_path"]) == ("upload", "someone/digits", str(copies["full"]))
@@ -477,39 +479,47 @@ def test_only_a_proved_folder_is_uploaded_and_as_a_private_one(
     change(copies["full"], LAYER, nudge)
     damaged = FakeHub()
     with pytest.raises(ProofError):
-        export(item.final, copies["full"], console.console(), check=True, push="someone/digits", api=damaged)
+        export(
+            item.final,
+            copies["full"],
+            Terminal(),
+            ExportOptions(check=True, push=check_push("someone/digits", damaged)),
+        )
     assert not damaged.calls
 
 
 def test_an_upload_that_cannot_work_is_refused_before_the_work(
-    exported: dict[str, Exported], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: dict[str, Exported], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from huggingface_hub import constants
 
     def push(name: str) -> None:
-        export(exported["full"].final, tmp_path / "out", console.console(), push=name)
+        final, out = str(exported["full"].final), str(tmp_path / "out")
+        monkeypatch.setattr("sys.argv", ["triptych", "export", final, "--to", out, "--push", name])
+        with pytest.raises(SystemExit, match="1"):
+            main()
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # whatever the machine says
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raises(ConfigError, match="hf auth login"):
-        push("someone/digits")
-    with pytest.raises(ConfigError, match="USER/NAME"):
-        push("digits")
+    push("someone/digits")
+    assert "hf auth login" in capsys.readouterr().err
+    push("digits")
+    assert "USER/NAME" in capsys.readouterr().err
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_a")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match="HF_HUB_OFFLINE"):
-        push("someone/digits")
+    push("someone/digits")
+    assert "HF_HUB_OFFLINE" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_exported_says_what_to_do(exported: dict[str, Exported], tmp_path: Path) -> None:
     item = exported["full"]
     with pytest.raises(ConfigError, match="not empty"):
-        export(item.final, item.out, console.console())
+        export(item.final, item.out, Terminal())
     with pytest.raises(ConfigError, match=r"no run\.yaml"):
-        export(item.run.base, tmp_path / "out", console.console())
+        export(item.run.base, tmp_path / "out", Terminal())
     with pytest.raises(ConfigError, match="holds no exported model"):
-        export(item.final, tmp_path / "nowhere", console.console(), check=True)
+        export(item.final, tmp_path / "nowhere", Terminal(), ExportOptions(check=True))
 
 
 @pytest.mark.parametrize("thoughtful", [False, True])
@@ -521,7 +531,7 @@ def test_a_server_is_told_to_leave_thinking_out_where_no_learned_answer_thinks(
     data = tmp_path / "data.json"
     data.write_text(json.dumps([tiny.record([], "?", answer) for answer in answers]))
     settings = load(tiny.write_run(tmp_path, model, data))
-    prepared = prepare(settings, ("train",), console.console())
+    prepared = prepare(settings, ("train",), Terminal())
     files = prepared.files
     wanted = serving.demands(
         prepared.corpora.values(), files.template(), files.geometry, files.config, new_tokens=8, shrunk=False

@@ -29,10 +29,10 @@ from triptych.model.loading import PixelNormalizer
 from triptych.recovery.resume import STATE
 from triptych.rows.feature_store import FeatureReader
 from triptych.rows.row_images import KNOWN
-from triptych.run import console
 from triptych.run.feature_forecast import Forecast, Room, decide, feature_shape, forecast
 from triptych.run.prepare import Prepared, plan_training, prepare
 from triptych.run.run_file import load
+from triptych.terminal import Terminal
 from triptych.training.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -60,7 +60,7 @@ class Rows:
         model_folder = tiny.write_model(folder / "model", family=family, max_pixels=96 * 96)
         data = tiny.write_dataset(folder, 8, seed=3)
         path = tiny.write_run(folder, model_folder, data, model=FROZEN)
-        self.prepared: Prepared = prepare(load(path), ("train",), console.console())
+        self.prepared: Prepared = prepare(load(path), ("train",), Terminal())
         self.corpus = self.prepared.corpora["train"]
         self.model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(model_folder)
         for parameter in self.model.model.visual.parameters():
@@ -491,7 +491,7 @@ def test_the_forecast_is_what_is_written(small_model_dir: Path, tmp_path: Path, 
     settings = {"model": FROZEN, "data": {"max_tokens": 80, "train": [{"path": [str(data), str(copy)]}]}}
     path = tiny.write_run(tmp_path, small_model_dir, data, train={"epochs": 2}, batch={"samples": 2}, **settings)
     loaded = load(path)
-    prepared = prepare(loaded, ("train",), console.console())
+    prepared = prepare(loaded, ("train",), Terminal())
     assert prepared.census["train"].shrunk
     planned = plan_training(loaded, prepared.corpora["train"], 1)
     model = AutoModelForImageTextToText.from_pretrained(small_model_dir)
@@ -525,10 +525,10 @@ def test_an_image_that_is_lost_is_a_problem_even_if_its_features_are_there(
     path = frozen_run(tmp_path, small_model_dir)
     run(path)
     settings = load(path)
-    prepared = prepare(settings, ("train", "eval"), console.console())
+    prepared = prepare(settings, ("train", "eval"), Terminal())
     sorted((tmp_path / "images").glob("train-*"))[-1].unlink()
     with pytest.raises(DataError, match="image-missing"):
-        train(settings, prepared, console.console())
+        train(settings, prepared, Terminal())
 
 
 @pytest.mark.parametrize("wanted", ["auto", "on"])
@@ -542,9 +542,9 @@ def test_a_store_that_cannot_be_used_is_no_end_of_an_automatic_run(
     path = tiny.write_run(tmp_path, small_model_dir, data, **settings)
     monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "cache"))
     loaded = load(path)
-    prepared = prepare(loaded, ("train",), console.console())
+    prepared = prepare(loaded, ("train",), Terminal())
     if wanted == "auto":
-        assert train(loaded, prepared, console.console()).is_dir()
+        assert train(loaded, prepared, Terminal()).is_dir()
         return
     with pytest.raises(ConfigError, match="cannot be used"):
-        train(loaded, prepared, console.console())
+        train(loaded, prepared, Terminal())

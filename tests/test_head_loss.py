@@ -16,10 +16,10 @@ from triptych.forward.batch import Batch, build_batch
 from triptych.forward.row_forward import RowForward
 from triptych.model.loading import PixelNormalizer, load_model
 from triptych.model.trainable import set_up_training
-from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
 from triptych.run.settings import ModelSettings
+from triptych.terminal import Terminal
 
 # peft 0.21 still reads the attribute that transformers 5.23 renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -44,9 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def row_of(folder: Path, indices: list[int]) -> tuple[Batch, PixelNormalizer]:
-    prepared = prepare(
-        load(tiny.write_run(folder, folder / "model", folder / "train.json")), ("train",), console.console()
-    )
+    prepared = prepare(load(tiny.write_run(folder, folder / "model", folder / "train.json")), ("train",), Terminal())
     batch = build_batch(prepared.corpora["train"], indices, filler=prepared.reading.template.filler())
     return batch, PixelNormalizer(prepared.files)
 

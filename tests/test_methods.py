@@ -22,10 +22,10 @@ from triptych.model.parts import part_of, part_sizes
 from triptych.model.trainable import set_up_training
 from triptych.model.trained import load_trained
 from triptych.recovery.start import starting
-from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
 from triptych.run.settings import ModelSettings
+from triptych.terminal import Terminal
 from triptych.training.train import train
 
 # peft 0.21 still reads the attribute that transformers 5.23 renamed.
@@ -38,7 +38,7 @@ MERGER, HEAD = "visual.merger", "lm_head"
 
 def run(path: Path, *overrides: str, resume: bool = False) -> list[float]:
     """Train as ``path`` says; returns the losses."""
-    out = console.console()
+    out = Terminal()
     with starting(load(path, overrides), out, resuming=resume, overrides=overrides) as (settings, prepared, start):
         train(settings, prepared, out, start=start)
     log = [json.loads(line) for line in (Path(settings.output) / "log.jsonl").read_text().splitlines()]
@@ -62,7 +62,7 @@ def changed(path: Path) -> set[str]:
 
 def row(path: Path) -> tuple[Batch, RowForward]:
     settings = load(path)
-    prepared = prepare(settings, ("train",), console.console())
+    prepared = prepare(settings, ("train",), Terminal())
     corpus = prepared.corpora["train"]
     most = int(np.argmax(corpus.lengths.patches))
     batch = build_batch(corpus, [most, 0, 1], filler=prepared.reading.template.filler())
@@ -272,7 +272,7 @@ def refused(model_dir: Path, how: dict[str, Any], tmp_path: Path, **train_settin
             (without / file.name).write_bytes(file.read_bytes())
     path = write(tmp_path, without, how, **train_settings)
     with pytest.raises(ConfigError) as error:
-        prepare(load(path), ("train",), console.console())
+        prepare(load(path), ("train",), Terminal())
     return str(error.value)
 
 

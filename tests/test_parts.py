@@ -26,10 +26,10 @@ from triptych.model.loading import PixelNormalizer, load_model
 from triptych.model.parts import PartMap
 from triptych.model.qlora import BYTES_PER_WEIGHT, quantised_weights
 from triptych.model.trainable import set_up_training
-from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
 from triptych.run.settings import ModelSettings
+from triptych.terminal import Terminal
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -95,7 +95,7 @@ def test_places_follow_the_order_of_every_family(tmp_path: Path, family: str) ->
 @pytest.fixture
 def row(small_model_dir: Path, tmp_path: Path) -> tuple[Batch, PixelNormalizer]:
     data = tiny.write_dataset(tmp_path, 24)
-    prepared = prepare(load(tiny.write_run(tmp_path, small_model_dir, data)), ("train",), console.console())
+    prepared = prepare(load(tiny.write_run(tmp_path, small_model_dir, data)), ("train",), Terminal())
     corpus = prepared.corpora["train"]
     order = np.argsort(-corpus.lengths.patches)[:12].tolist()
     return build_batch(corpus, order, filler=prepared.reading.template.filler()), PixelNormalizer(prepared.files)

@@ -21,9 +21,9 @@ from triptych.model.loading import PixelNormalizer, load_model
 from triptych.model.trainable import checkpoint_layers, set_up_training
 from triptych.planning.balance import idle_share
 from triptych.planning.cost import model_cost
-from triptych.run import console
 from triptych.run.prepare import Prepared, plan_training, prepare
 from triptych.run.run_file import load
+from triptych.terminal import Terminal
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -50,7 +50,7 @@ def test_the_numbers_are_those_of_the_layouts(run_file: Path, capsys: pytest.Cap
     plan(run_file, (), PlanOptions(world_size=2, dry_run_worst=False))
     shown = cells(capsys.readouterr().err)
     settings = load(run_file)
-    corpus = prepare(settings, ("train",), console.console()).corpora["train"]
+    corpus = prepare(settings, ("train",), Terminal()).corpora["train"]
     layouts = [corpus.layout(index) for index in range(len(corpus))]
     tokens = sum(len(layout.input_ids) for layout in layouts)
     pads = corpus.geometry.merge_size**2
@@ -94,7 +94,7 @@ def test_how_long_ranks_wait_is_printed_where_there_are_several(
     plan(run_file, ("train.rows_per_step=8",), PlanOptions(world_size=2, dry_run_worst=False))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "wait for each other" in line]
     settings = load(run_file, ("train.rows_per_step=8",))
-    prepared = prepare(settings, ("train",), console.console())
+    prepared = prepare(settings, ("train",), Terminal())
     corpus = prepared.corpora["train"]
     cost = model_cost(settings.model.recipe, prepared.files.config)
     assert cost is not None
@@ -121,7 +121,7 @@ def test_the_dry_run_trains_on_the_largest_row(run_file: Path, capsys: pytest.Ca
 
 def prepared_row(run_file: Path, *overrides: str) -> tuple[Any, Prepared, Any]:
     settings = load(run_file, overrides)
-    prepared = prepare(settings, ("train",), console.console())
+    prepared = prepare(settings, ("train",), Terminal())
     corpus = prepared.corpora["train"]
     order = np.argsort(-corpus.lengths.patches)[:20].tolist()
     return settings, prepared, build_batch(corpus, order, filler=prepared.reading.template.filler())

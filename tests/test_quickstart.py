@@ -136,16 +136,15 @@ def test_the_test_asks_for_the_four_tasks_in_equal_shares(files: DatasetFiles) -
 
 
 def test_the_packaged_base_is_a_small_model_folder_and_the_run_file_is_known(tmp_path: Path) -> None:
-    from rich.console import Console
-
     from triptych.family.family import read_model_files
     from triptych.quickstart.run import write_files
+    from triptych.run.reporter import LogReporter
     from triptych.run.run_file import load
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("triptych.quickstart.run.TRAIN_SAMPLES", 9)
         patch.setattr("triptych.quickstart.run.TEST_SAMPLES", 4)
-        settings = load(write_files(tmp_path / "out", Console(stderr=True)))
+        settings = load(write_files(tmp_path / "out", LogReporter()))
     assert sum(path.stat().st_size for path in Path(settings.model.path).iterdir()) <= 4_000_000
     assert read_model_files(settings.model.path).family.name == "Qwen2-VL"
     assert all(Path(str(source.path)).exists() for source in (*settings.data.train, *settings.data.eval))

@@ -19,9 +19,9 @@ from triptych.forward.batch import Batch
 from triptych.forward.row_forward import RowForward
 from triptych.recovery import checkpoints
 from triptych.recovery.start import starting
-from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
+from triptych.terminal import Terminal
 from triptych.training.train import train
 
 # peft 0.21 still reads the attribute that transformers 5.23 renamed.
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 
 def run(path: Path, *overrides: str, resume: bool = False) -> list[dict[str, Any]]:
     """Train as ``path`` says; returns the log."""
-    out = console.console()
+    out = Terminal()
     with starting(load(path, overrides), out, resuming=resume, overrides=overrides) as (settings, prepared, start):
         train(settings, prepared, out, start=start)
     return log(Path(settings.output))
@@ -52,7 +52,7 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 def last_image(data: Path, settings_path: Path) -> tuple[Path, str]:
     """An image of a sample in the last rows of the plan, and the sample's origin."""
     settings = load(settings_path)
-    prepared = prepare(settings, ("train",), console.console())
+    prepared = prepare(settings, ("train",), Terminal())
     from triptych.planning.plan import make_plan
 
     corpus = prepared.corpora["train"]
@@ -89,7 +89,7 @@ def test_stopped_and_resumed_is_never_stopped(
 
     image, origin = last_image(data, path)
     settings = load(path, (*options, f"output={tmp_path / 'stopped'}"))
-    out = console.console()
+    out = Terminal()
     with starting(settings, out) as (_, prepared, start):
         shutil.move(image, tmp_path / "gone")  # after the check, before its turn
         with pytest.raises(DataError) as error:
@@ -142,9 +142,9 @@ def test_a_file_lost_during_training_is_skipped_and_reported(
     path = tiny.write_run(tmp_path, small_model_dir, data, data=options, batch={"samples": 2})
     image, origin = last_image(data, path)
     settings = load(path)
-    prepared = prepare(settings, ("train",), console.console())
+    prepared = prepare(settings, ("train",), Terminal())
     image.unlink()
-    train(settings, prepared, console.console())
+    train(settings, prepared, Terminal())
     output = Path(settings.output)
     assert len(losses(log(output))) == 4, "all steps were taken"
     (rejected,) = [json.loads(line) for line in (output / "rejected.jsonl").read_text().splitlines()]
@@ -158,10 +158,10 @@ def test_a_row_whose_only_sample_is_lost_does_not_stop_training(small_model_dir:
     data = tiny.write_dataset(tmp_path, 4, seed=1)
     path = tiny.write_run(tmp_path, small_model_dir, data, data={"on_error": "skip"}, batch={"samples": 1})
     settings = load(path)
-    prepared = prepare(settings, ("train",), console.console())
+    prepared = prepare(settings, ("train",), Terminal())
     image, _ = last_image(data, path)
     image.unlink()
-    train(settings, prepared, console.console())
+    train(settings, prepared, Terminal())
     found = losses(log(Path(settings.output)))
     assert len(found) == 4
     assert found.count(0.0) == 1
@@ -175,13 +175,13 @@ def test_skipping_trains_on_exactly_the_good_records(small_model_dir: Path, tmp_
     data.write_text(json.dumps(records))
     path = tiny.write_run(tmp_path, small_model_dir, data, data={"on_error": "skip"})
     settings = load(path)
-    prepared = prepare(settings, ("train",), console.console())
+    prepared = prepare(settings, ("train",), Terminal())
     corpus = prepared.corpora["train"]
     assert [corpus.origin(index).line for index in range(len(corpus))] == [1, 2, 4, 5, 7, 8, 9]
     rejected = [json.loads(line) for line in (Path(settings.output) / "rejected.jsonl").read_text().splitlines()]
     assert {item["line"] for item in rejected} == {3, 6}
     with pytest.raises(DataError):
-        prepare(load(path, ["data.on_error=stop"]), ("train",), console.console())
+        prepare(load(path, ["data.on_error=stop"]), ("train",), Terminal())
 
 
 def test_twelve_large_images_shrink_into_the_budget_and_train(model_dir: Path, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_twelve_large_images_shrink_into_the_budget_and_train(model_dir: Path, t
     data.write_text(json.dumps([tiny.record(images, "<image>" * 12 + "Which differs?", "The third.")]))
     path = tiny.write_run(tmp_path, model_dir, data, data={"max_tokens": 2048})
     settings = load(path)
-    corpus = prepare(settings, ("train",), console.console()).corpora["train"]
+    corpus = prepare(settings, ("train",), Terminal()).corpora["train"]
     assert len(corpus.images(0)) == 12
     assert 1900 < corpus.lengths.tokens[0] <= 2048
     assert len(losses(run(path))) == 1

@@ -54,15 +54,14 @@ def test_every_place_on_the_page_exists_and_names_a_test_that_exists(row: str) -
 @pytest.fixture(scope="module")
 def trained(small_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output folder of a run of two steps."""
-    from rich.console import Console
-
     from triptych.run.prepare import prepare
+    from triptych.run.reporter import LogReporter
     from triptych.training.train import train
 
     folder = tmp_path_factory.mktemp("trained")
     path = tiny.write_run(folder, small_model_dir, tiny.write_dataset(folder, 4), train={"log_every": 1})
     settings = load(path)
-    train(settings, prepare(settings, ("train",), Console(quiet=True)), Console(quiet=True))
+    train(settings, prepare(settings, ("train",), LogReporter()), LogReporter())
     return Path(settings.output)
 
 

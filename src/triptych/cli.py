@@ -234,10 +234,11 @@ def evaluate(
     """Answer the held-out samples; print exact match per task; write predictions.jsonl and a page with the images."""
     _say_untried()
     from triptych.api.training import model_to_evaluate
-    from triptych.run import console, run_file
+    from triptych.run import run_file
     from triptych.run.prepare import prepare
+    from triptych.terminal import Terminal
 
-    out = console.console()
+    out = Terminal()
     settings = run_file.load(run, overrides or ())
     folder = model_to_evaluate(settings, checkpoint)
     prepared = prepare(settings, ("eval",), out, rejected=False)
@@ -267,10 +268,13 @@ def export(
 ) -> None:
     """Merge, save, read back and prove the model equal to the trained one; say how to serve it."""
     _say_untried()
+    from triptych.exporting.export import ExportOptions
     from triptych.exporting.export import export as run_export
-    from triptych.run import console
+    from triptych.exporting.hub import check_push
+    from triptych.terminal import Terminal
 
-    run_export(folder, to, console.console(), dtype=dtype, samples=samples, push=push, check=check)
+    target = None if push is None else check_push(push)
+    run_export(folder, to, Terminal(), ExportOptions(dtype, samples, check, target))
 
 
 @app.command()

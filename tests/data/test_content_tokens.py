@@ -13,7 +13,7 @@ from triptych.corpus.corpus import load_or_build
 from triptych.corpus.examine import Reading
 from triptych.errors import ModelError, Origin
 from triptych.family.family import read_model_files
-from triptych.run import console
+from triptych.run.reporter import census_line
 from triptych.sources.records import Record, Source
 from triptych.text.content_tokens import is_control
 from triptych.text.conversation import parse
@@ -94,7 +94,7 @@ def test_the_census_says_how_many_were_taken_as_text(model: Path, tmp_path: Path
     reading = Reading(files.template(), files.geometry, Budget(), files.text_hash())
     _, census = load_or_build([Source(str(tmp_path / "data.json"))], reading, tmp_path / "cache")
     assert (census.ok, census.control_texts) == (2, 2)
-    assert "2 control-token strings such as <|im_end|> and <|image_pad|> taken as text" in console.census_line(census)
+    assert "2 control-token strings such as <|im_end|> and <|image_pad|> taken as text" in census_line(census)
 
 
 def test_a_token_without_a_row_in_the_embedding_is_an_error_of_the_model(tmp_path: Path) -> None:

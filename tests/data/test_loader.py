@@ -21,9 +21,9 @@ from triptych.images.measure import ImageError
 from triptych.planning.plan import BatchSpec, Plan, make_plan
 from triptych.rows.builder import Row, RowBuilder
 from triptych.rows.loader import Loading, RowLoader
-from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
+from triptych.terminal import Terminal
 
 # Nothing here imports torch: the stand-ins below are imported by the workers.
 
@@ -34,7 +34,7 @@ def builder(small_model_dir: Path, tmp_path: Path) -> RowBuilder:
     import tiny
 
     data = tiny.write_dataset(tmp_path, 12, seed=4)
-    prepared = prepare(load(tiny.write_run(tmp_path, small_model_dir, data)), ("train",), console.console())
+    prepared = prepare(load(tiny.write_run(tmp_path, small_model_dir, data)), ("train",), Terminal())
     return RowBuilder(prepared.corpora["train"], prepared.reading.template.filler())
 
 
@@ -247,7 +247,7 @@ def test_a_run_takes_the_decode_and_the_budget_from_its_settings(small_model_dir
 
     data = {"decode": "fast", "workers": 3, "prefetch_mb": 2}
     settings = load(tiny.write_run(tmp_path, small_model_dir, tiny.write_dataset(tmp_path, 2), data=data))
-    prepared = prepare(settings, ("train",), console.console())
+    prepared = prepare(settings, ("train",), Terminal())
     third_rank: Any = SimpleNamespace(world_size=4, process_index=2)
     dataset = _datasets(settings, prepared, {"train": plan_of(2)}, None, third_rank, 5, with_image=False)["train"]
     assert dataset.loader.builder.decode == "fast"

@@ -1,22 +1,20 @@
 """A path that names no file: the message names the file that exists, or the folder in which the names are found."""
 
-import io
 import json
 import os
 import unicodedata
 from pathlib import Path
-from typing import cast
 
 import pytest
-from rich.console import Console
 
 import tiny
 from triptych.corpus.corpus import load_or_build
 from triptych.corpus.examine import Census
 from triptych.images import measure
 from triptych.images.measure import ImageError
-from triptych.run import console
+from triptych.run.reporter import census_line
 from triptych.sources.records import ImageRef, Source
+from triptych.terminal import Terminal
 
 NFD = unicodedata.normalize("NFD", "Café.png")
 
@@ -153,13 +151,15 @@ def test_a_hint_does_not_outlive_the_files_it_names(work: Path) -> None:
     assert census(data, names).hints == []
 
 
-def test_three_thousand_records_with_a_wrong_folder_are_told_in_few_lines(work: Path) -> None:
+def test_three_thousand_records_with_a_wrong_folder_are_told_in_few_lines(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = [f"{number % 30}.png" for number in range(3000)]
     found = census(work / "data" / "train.json", names, work / "data")
-    out = Console(file=io.StringIO(), width=1000)
-    console.print_problems(out, found)
-    out.print(console.census_line(found))
-    text = cast(io.StringIO, out.file).getvalue()
+    out = Terminal()
+    out.problems(found)
+    out.line(census_line(found))
+    text = capsys.readouterr().err
     lines = text.splitlines()
     assert len(lines) <= 15
     assert "... and 5,995 more image-missing; `triptych check --all` lists them" in lines

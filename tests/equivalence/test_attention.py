@@ -16,9 +16,9 @@ from triptych.forward.batch import Batch, build_batch
 from triptych.forward.isolation import choose_isolation
 from triptych.forward.row_forward import RowForward
 from triptych.model.loading import PixelNormalizer
-from triptych.run import console
 from triptych.run.prepare import Prepared, prepare
 from triptych.run.run_file import load
+from triptych.terminal import Terminal
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -37,7 +37,7 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("attention")
     model = tiny.write_model(folder / "model", family=request.param, max_pixels=96 * 96)
     data = tiny.write_dataset(folder, len(SAMPLES), seed=3)
-    return prepare(load(tiny.write_run(folder, model, data)), ("train",), console.console())
+    return prepare(load(tiny.write_run(folder, model, data)), ("train",), Terminal())
 
 
 @pytest.fixture(scope="module")

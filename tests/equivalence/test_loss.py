@@ -14,9 +14,9 @@ from triptych.forward.batch import build_batch
 from triptych.forward.isolation import PACKED, Isolation, choose_isolation
 from triptych.forward.row_forward import RowForward
 from triptych.model.loading import PixelNormalizer
-from triptych.run import console
 from triptych.run.prepare import Prepared, prepare
 from triptych.run.run_file import load
+from triptych.terminal import Terminal
 from triptych.training.train import LEAKAGE
 
 TOLERANCE = 1e-5
@@ -32,7 +32,7 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("loss")
     model = tiny.write_model(folder / "model", family=request.param, max_pixels=96 * 96)
     data = tiny.write_dataset(folder, 16, seed=3)
-    return prepare(load(tiny.write_run(folder, model, data)), ("train",), console.console())
+    return prepare(load(tiny.write_run(folder, model, data)), ("train",), Terminal())
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from pathlib import Path
 
 def main() -> None:
     run = json.loads(Path(sys.argv[1]).read_text())
-    from triptych.run import console
     from triptych.run.environment import wait_asleep
     from triptych.run.prepare import prepare
     from triptych.run.settings import RunSettings
+    from triptych.terminal import Terminal
 
     wait_asleep()
     train = {"learning_rate": 1e-4, "seed": run["seed"], "hf": {"max_steps": run["steps"]}}
@@ -32,14 +32,14 @@ def main() -> None:
         "output": run["output"],
     }
     settings = RunSettings.model_validate(content)
-    prepared = prepare(settings, ("train",), console.console())
+    prepared = prepare(settings, ("train",), Terminal())
     # transformers takes seconds to import; the command, too, imports it only now.
     import meter
 
     from triptych.training.train import train as run_training
 
     meter.install(run["events"], start_only=run["start_only"])
-    run_training(settings, prepared, console.console())
+    run_training(settings, prepared, Terminal())
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from rich.console import Console
-
 from triptych.api.data import Run
 from triptych.errors import ConfigError, DataError
 from triptych.family.folders import check_trained
@@ -18,6 +16,7 @@ from triptych.recovery.output_folder import FINAL
 from triptych.recovery.resume import FinishedError
 from triptych.recovery.start import starting
 from triptych.run.prepare import Prepared, Split, plan_training, prepare
+from triptych.run.reporter import LogReporter
 from triptych.run.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def train(run: Run, *, resume: bool = False) -> TrainResult:
         DataError: with all problems, under ``data.on_error: stop``.
         ModelError: if the model cannot be loaded.
     """
-    out, output = Console(quiet=True), Path(run.settings.output)
+    out, output = LogReporter(), Path(run.settings.output)
     try:
         with starting(run.settings, out, resuming=resume, overrides=run.overrides) as (settings, prepared, start):
             from triptych.training.train import train as run_training
@@ -132,7 +131,7 @@ def evaluate(run: Run, checkpoint: str | Path | None = None) -> Evaluation:
     prepared = _prepare(run.settings, ("eval",))
     from triptych.inference.evaluate import evaluate as run_evaluation
 
-    return run_evaluation(run.settings, prepared, folder, Console(quiet=True))
+    return run_evaluation(run.settings, prepared, folder, LogReporter())
 
 
 def model_to_evaluate(settings: RunSettings, checkpoint: str | Path | None) -> Path:
@@ -172,10 +171,11 @@ def export(
         ModelError: if the weights cannot be loaded.
         TriptychError: if the export is not equal, naming the first claim that does not hold.
     """
+    from triptych.exporting.export import ExportOptions
     from triptych.exporting.export import export as run_export
 
-    return run_export(Path(checkpoint), Path(to), Console(quiet=True), dtype=dtype, samples=samples, check=check)
+    return run_export(Path(checkpoint), Path(to), LogReporter(), ExportOptions(dtype, samples, check))
 
 
 def _prepare(settings: RunSettings, splits: Sequence[Split]) -> Prepared:
-    return prepare(settings, splits, Console(quiet=True), rejected=False)
+    return prepare(settings, splits, LogReporter(), rejected=False)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from triptych.images.cache_files import cache_folder
-from triptych.run import console
+from triptych.terminal import Terminal
 
 KINDS = {
     "index": "tokenized texts",
@@ -36,14 +36,14 @@ def cache(*, prune: int | None = None) -> None:
 
     The measured sizes of image files stay: they are small, and serve every run.
     """
-    out = console.console()
+    out = Terminal()
     folder = cache_folder()
     if prune is not None:
         old = [entry for kind in KINDS for entry in entries(folder / kind) if entry.used < time.time() - prune * DAY]
         for entry in old:
             _remove(entry.path)
         freed = sum(entry.bytes for entry in old)
-        out.print(f"removed {len(old):,} entries not used for {prune} days, {freed / 1e6:,.1f} MB", markup=False)
+        out.line(f"removed {len(old):,} entries not used for {prune} days, {freed / 1e6:,.1f} MB")
     rows = []
     for kind, meaning in KINDS.items():
         found = list(entries(folder / kind))
@@ -51,7 +51,7 @@ def cache(*, prune: int | None = None) -> None:
         rows.append((kind, meaning, f"{len(found):,}", _megabytes(found), _ago(last)))
     headers = [entry for entry in entries(folder) if entry.path.name.startswith("headers-")]
     rows.append(("headers", "sizes of images", f"{len(headers):,}", _megabytes(headers), ""))
-    out.print(console.table(f"Cache in {folder}", ("kind", "holds", "entries", "MB", "last used"), rows))
+    out.table(f"Cache in {folder}", ("kind", "holds", "entries", "MB", "last used"), rows)
 
 
 def entries(folder: Path) -> Iterator[Entry]:

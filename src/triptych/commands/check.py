@@ -7,16 +7,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import orjson
-from rich.console import Console
 
 from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import Census, Reading
 from triptych.corpus.executor import Engine
 from triptych.errors import ConfigError
 from triptych.family.family import read_model_files
-from triptych.run import console, run_file
+from triptych.run import run_file
 from triptych.run.prepare import SPLITS, index_sources, make_reading
+from triptych.run.reporter import census_line
 from triptych.sources.records import Source
+from triptych.terminal import Terminal
 
 
 def check(
@@ -49,7 +50,7 @@ def check(
         ConfigError: if a run file cannot be used or a data file is missing.
         ModelError: if the run file's model folder cannot be used.
     """
-    out = console.console()
+    out = Terminal()
     splits, reading = _what_to_check(arguments, media_dir, allow_remote)
     corpora: list[Corpus] = []
     census = Census()
@@ -69,22 +70,22 @@ def check(
         sys.stdout.buffer.write(orjson.dumps(result) + b"\n")  # UTF-8 whatever the terminal's encoding
         sys.stdout.flush()
     else:
-        console.print_problems(out, census, everything=everything)
+        out.problems(census, everything=everything)
         _print(out, corpora, census, with_tokens=reading is not None)
     return 1 if census.problems else 0
 
 
-def _print(out: Console, corpora: Sequence[Corpus], census: Census, *, with_tokens: bool) -> None:
-    out.print(console.census_line(census), markup=False)
+def _print(out: Terminal, corpora: Sequence[Corpus], census: Census, *, with_tokens: bool) -> None:
+    out.line(census_line(census))
     if not census.ok:
         return
     numbers, samples = np.unique(np.concatenate([corpus.image_counts for corpus in corpora]), return_counts=True)
     counts = ", ".join(f"{images}: {found:,}" for images, found in zip(numbers.tolist(), samples.tolist(), strict=True))
-    out.print(f"images per sample: {counts}", markup=False)
+    out.line(f"images per sample: {counts}")
     if with_tokens:
         tokens = np.concatenate([corpus.lengths.tokens for corpus in corpora])
         spread = f"median {np.median(tokens):,.0f}, 90% under {np.quantile(tokens, 0.9):,.0f}"
-        out.print(f"tokens per sample: {spread}, longest {tokens.max():,}", markup=False)
+        out.line(f"tokens per sample: {spread}, longest {tokens.max():,}")
 
 
 def _what_to_check(

@@ -17,9 +17,9 @@ from triptych.errors import ConfigError, Origin, Problem
 from triptych.family.family import ModelFiles, read_model_files
 from triptych.images import pixels as pixel_path
 from triptych.images.geometry import Geometry, SizedImage
-from triptych.run import console
 from triptych.run.prepare import index_sources
 from triptych.sources.records import Source
+from triptych.terminal import Terminal
 from triptych.text.layout import Budget, Layout
 
 
@@ -50,9 +50,10 @@ def encode(
     reading = Reading(files.template(), geometry, Budget(), files.text_hash())
     source = Source(tuple(data), media_dir, allow_remote=allow_remote)
     _refuse_to_overwrite(source.files(), [path for path in (out, pixels) if path is not None])
-    corpus, census = index_sources("encoding", [source], reading, console.console())
+    terminal = Terminal()
+    corpus, census = index_sources("encoding", [source], reading, terminal)
     rejected = list(census.problems)
-    console.print_problems(console.console(), census)
+    terminal.problems(census)
     with ExitStack() as stack:
         try:
             lines: IO[bytes] = stack.enter_context(out.open("wb")) if out is not None else sys.stdout.buffer

@@ -9,8 +9,9 @@ from typing import Literal
 
 from triptych.corpus.executor import Engine, LocalEngine
 from triptych.errors import ConfigError
-from triptych.run import console, run_file
+from triptych.run import run_file
 from triptych.run.prepare import SPLITS, prepare
+from triptych.terminal import Terminal
 
 
 def index(
@@ -22,14 +23,14 @@ def index(
         ConfigError: if the run file cannot be used or a data file is missing.
         DataError: with all problems, under ``data.on_error: stop``.
     """
-    out = console.console()
+    out = Terminal()
     settings = run_file.load(run, overrides)
     chosen = _engine(engine, workers, address)
     began = time.monotonic()
     prepared = prepare(settings, SPLITS, out, chosen, rejected=False)
     seconds = time.monotonic() - began
     samples = sum(census.samples for census in prepared.census.values())
-    out.print(f"indexed {samples:,} samples in {seconds:.1f} s", markup=False)
+    out.line(f"indexed {samples:,} samples in {seconds:.1f} s")
 
 
 def _engine(name: Literal["local", "ray"], workers: int | None, address: str | None) -> Engine:

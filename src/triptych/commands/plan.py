@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from triptych.corpus.corpus import Corpus
@@ -21,9 +20,10 @@ from triptych.errors import TriptychError
 from triptych.planning.balance import idle_share
 from triptych.planning.cost import SampleCost, model_cost
 from triptych.planning.plan import Plan
-from triptych.run import console, run_file
+from triptych.run import run_file
 from triptych.run.prepare import Prepared, plan_training, prepare, rows_per_rank, train_mixture
 from triptych.run.settings import RunSettings
+from triptych.terminal import Terminal, table
 
 if TYPE_CHECKING:
     from triptych.estimate.duration import Duration
@@ -65,7 +65,7 @@ def plan(run: Path, overrides: Sequence[str], options: PlanOptions) -> None:
         DataError: with all problems, under ``data.on_error: stop``.
         TriptychError: if the largest row does not fit the device's memory in the dry run.
     """
-    out = console.console()
+    out = Terminal()
     settings = run_file.load(run, overrides)
     prepared = prepare(settings, ("train",), out, rejected=False)
     # The model's shapes come from transformers: only now that the data is known to be right.
@@ -85,11 +85,11 @@ def plan(run: Path, overrides: Sequence[str], options: PlanOptions) -> None:
     seconds = time.monotonic() - began
     view = PlanView(settings, prepared, planned, RowSums(corpus, planned), forecast, cost, options)
     if not options.as_json:
-        out.print(f"planned in {seconds:.1f} s", markup=False)
+        out.line(f"planned in {seconds:.1f} s")
         view.print(out)
     measured = _dry_run(settings, prepared, planned.row(view.worst), out) if options.dry_run_worst else None
     if measured is not None and not options.as_json:
-        out.print(view.confirmed(measured), markup=False)
+        out.line(view.confirmed(measured))
     if options.as_json:
         sys.stdout.buffer.write(orjson.dumps(view.as_dict(measured), option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
         sys.stdout.flush()
@@ -129,23 +129,20 @@ class PlanView:
             ranks=options.world_size,
         )
 
-    def print(self, out: Console) -> None:
+    def print(self, out: Terminal) -> None:
         settings, prepared, planned = self.settings, self.prepared, self.planned
         if len(settings.data.train) > 1:
-            out.print(_sources_table(settings, prepared))
-        out.print(_plan_table(settings, prepared, planned, self.rows))
-        out.print(_longest_table(prepared.corpora["train"]))
+            out.show(_sources_table(settings, prepared))
+        out.show(_plan_table(settings, prepared, planned, self.rows))
+        out.show(_longest_table(prepared.corpora["train"]))
         if self.options.world_size > 1:
-            out.print(
-                _idle_line(settings, prepared.corpora["train"], planned, self.options.world_size, self.cost),
-                markup=False,
-            )
-        out.print(_memory_table(self.step, self.row))
+            out.line(_idle_line(settings, prepared.corpora["train"], planned, self.options.world_size, self.cost))
+        out.show(_memory_table(self.step, self.row))
         if self.savings:
-            out.print(_savings_table(self.savings))
-        out.print(_features_line(settings, prepared, self.forecast, planned), markup=False)
+            out.show(_savings_table(self.savings))
+        out.line(_features_line(settings, prepared, self.forecast, planned))
         for name, text in self.verdict().items():
-            out.print(f"{name + ':':<8} {text}", markup=False)
+            out.line(f"{name + ':':<8} {text}")
 
     def fits(self) -> bool | None:
         """Whether the largest row fits the device; None on a CPU, whose memory is not compared."""
@@ -234,7 +231,7 @@ def _plan_table(settings: RunSettings, prepared: Prepared, planned: Plan, rows: 
         lines.append(("fill of rows, tokens", f"{rows.tokens.mean() / batch.tokens:.1%}"))
     if batch.patches is not None:
         lines.append(("fill of rows, patches", f"{rows.patches.mean() / batch.patches:.1%}"))
-    return console.table("Plan", ("", ""), lines)
+    return table("Plan", ("", ""), lines)
 
 
 def _sources_table(settings: RunSettings, prepared: Prepared) -> Table:
@@ -249,7 +246,7 @@ def _sources_table(settings: RunSettings, prepared: Prepared) -> Table:
         share = count / sum(mixture.counts())
         path = source.path if isinstance(source.path, str) else ", ".join(source.path)
         lines.append((path, f"{size:,}", f"{count:,}", f"{share:.1%}", f"{mean:,.0f}"))
-    return console.table("Sources", ("source", "samples", "per epoch", "share", "mean tokens"), lines)
+    return table("Sources", ("source", "samples", "per epoch", "share", "mean tokens"), lines)
 
 
 def _longest_table(corpus: Corpus) -> Table:
@@ -264,7 +261,7 @@ def _longest_table(corpus: Corpus) -> Table:
         )
         for index in longest.tolist()
     ]
-    return console.table("Longest samples", ("sample", "tokens", "patches", "images"), lines)
+    return table("Longest samples", ("sample", "tokens", "patches", "images"), lines)
 
 
 def _idle_line(settings: RunSettings, corpus: Corpus, planned: Plan, world_size: int, cost: SampleCost | None) -> str:
@@ -314,15 +311,15 @@ def _memory_table(step: StepMemory, row: RowSize) -> Table:
         f"Memory of the largest row, estimated: {row.tokens:,} tokens,\n{row.patches:,} patches, "
         f"{row.supervised:,} supervised"
     )
-    return console.table(title, ("one device, nothing sharded", "GB"), [(name, f"{n / 1e9:,.2f}") for name, n in lines])
+    return table(title, ("one device, nothing sharded", "GB"), [(name, f"{n / 1e9:,.2f}") for name, n in lines])
 
 
 def _savings_table(found: Sequence[Saving]) -> Table:
     lines = [(saving.change, f"{saving.bytes / 1e9:,.2f}", saving.cost) for saving in found]
-    return console.table("What would save memory of it", ("setting", "GB", "at the cost of"), lines)
+    return table("What would save memory of it", ("setting", "GB", "at the cost of"), lines)
 
 
-def _dry_run(settings: RunSettings, prepared: Prepared, samples: NDArray[np.int64], out: Console) -> DryRun:
+def _dry_run(settings: RunSettings, prepared: Prepared, samples: NDArray[np.int64], out: Terminal) -> DryRun:
     """Run the largest row through forward, backward and an optimizer step; nothing is kept of it."""
     import torch
 
@@ -332,7 +329,7 @@ def _dry_run(settings: RunSettings, prepared: Prepared, samples: NDArray[np.int6
     filler = prepared.reading.template.filler()
     batch = build_batch(prepared.corpora["train"], samples.tolist(), filler=filler)
     for problem in batch.problems:
-        out.print(f"lost: {problem}", markup=False)
+        out.line(f"lost: {problem}")
     try:
         return run_row(settings, prepared, batch)
     except torch.OutOfMemoryError as error:

@@ -26,9 +26,10 @@ def train(run: Path, overrides: Sequence[str], *, resume: bool) -> int:
 def _train(run: Path, overrides: Sequence[str], stop: stopping.Stop, *, resume: bool) -> int:
     from triptych.recovery.resume import FinishedError
     from triptych.recovery.start import starting
-    from triptych.run import console, run_file
+    from triptych.run import run_file
+    from triptych.terminal import Terminal
 
-    out = console.console()
+    out = Terminal()
     settings = run_file.load(run, overrides)
     try:
         with starting(settings, out, resuming=resume, overrides=overrides, stop=stop) as (settings, prepared, start):
@@ -38,7 +39,7 @@ def _train(run: Path, overrides: Sequence[str], stop: stopping.Stop, *, resume: 
             stop.check()
             final = run_training(settings, prepared, out, start=start)
     except FinishedError as finished:
-        out.print(str(finished), markup=False)
+        out.line(str(finished))
         return 0
-    out.print(f"model: {final}", markup=False)
+    out.line(f"model: {final}")
     return 0

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from transformers import PreTrainedModel
 
 from triptych.errors import ConfigError, ModelError
 from triptych.exporting import claims, serving
 from triptych.exporting.claims import PROOF, Expected, Proof, ProofError, Step
-from triptych.exporting.hub import check_push, push_folder
+from triptych.exporting.hub import HubTarget, push_folder
 from triptych.exporting.model_card import CARD, write_card
 from triptych.exporting.proof_samples import Witness, roomy_device
 from triptych.exporting.trained_run import RUN_FILE, TrainedRun, open_run
@@ -25,65 +22,65 @@ from triptych.family.family import read_model_files
 from triptych.family.folders import ADAPTER_CONFIG
 from triptych.model.loading import ProcessorFiles, choose_precision, load_model
 from triptych.model.trained import frozen_names, merged, quiet_loading, released_dtype, reload
-from triptych.run import console as terminal
 from triptych.run import run_file
+from triptych.run.reporter import Reporter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLES = 4
 VERSIONS = ("triptych", "torch", "transformers", "peft", "safetensors")
 
 
-def export(
-    folder: Path,
-    out: Path,
-    console: Console,
-    *,
-    dtype: str = "auto",
-    samples: int = SAMPLES,
-    push: str | None = None,
-    check: bool = False,
-    api: Any = None,
-) -> Proof:
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """How to export."""
+
+    dtype: str = "auto"
+    """Precision to save in; ``auto`` is that of the base's files, or under ``check`` that of the export"""
+    samples: int = SAMPLES
+    """How many samples' logits are compared"""
+    check: bool = False
+    """Prove an existing export, and write nothing"""
+    push: HubTarget | None = None
+    """Where to upload it, once proved"""
+
+
+def export(folder: Path, out: Path, reporter: Reporter, options: ExportOptions | None = None) -> Proof:
     """Write the trained model in ``folder`` to ``out`` as one that transformers and servers load, and prove it.
 
     Args:
         folder: a checkpoint, or the final model of a run; it holds ``run.yaml``.
         out: folder to write to; new or empty.
-        console: where to say what is found.
-        dtype: precision to save in; ``auto`` takes that of the base's files, or under ``check`` that of ``out``.
-        samples: how many samples' logits are compared.
-        push: name on the hub to upload to, once proved.
-        check: prove the existing ``out``, and write nothing.
-        api: client of the hub; transformers' own by default.
+        reporter: told what is found.
+        options: how; the defaults if None.
 
     Raises:
-        ConfigError: if ``folder`` is no trained folder, ``out`` is not as needed, or the hub cannot be reached.
+        ConfigError: if ``folder`` is no trained folder, ``out`` is not as needed, or the upload is refused.
         ModelError: if a model cannot be loaded.
         DataError: if the run's data is no longer there.
         ProofError: with the first tensor or sample that is not as it must be.
     """
-    _check_target(out, check)
-    if push is not None:
-        api = check_push(push, api)
+    options = options or ExportOptions()
+    _check_target(out, options.check)
     with quiet_loading():
-        run = open_run(folder, console)
-        chosen = DTYPES[dtype] if dtype != "auto" else released_dtype(out if check else run.base)
+        run = open_run(folder, reporter)
+        chosen = DTYPES.get(options.dtype) or released_dtype(out if options.check else run.base)
         model = _merge(run, chosen)
-        if not check:
+        if not options.check:
             _save(model, run, out)
-            console.print(f"written: {out}, {_short(chosen)}", markup=False)
-        result = prove(run, model, out, chosen, samples)
-    _show(result, console)
-    if not check:
+            reporter.line(f"written: {out}, {_short(chosen)}")
+        result = prove(run, model, out, chosen, options.samples)
+    _show(result, reporter)
+    if not options.check:
         (out / PROOF).write_text(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if not result.holds:
         failed = result.steps[-1]
         raise ProofError(f"{out} is not proved: {failed.claim}: {failed.found}")
-    if not check:
-        write_card(out / CARD, push or str(out), run, result, run_demands(run))
-    _show_serving(str(out), run, console)
-    if push is not None:
-        console.print(push_folder(api, out, push), markup=False)
+    if not options.check:
+        name = str(out) if options.push is None else options.push.name
+        write_card(out / CARD, name, run, result, run_demands(run))
+    _show_serving(str(out), run, reporter)
+    if options.push is not None:
+        reporter.line(push_folder(options.push, out))
     return result
 
 
@@ -210,26 +207,22 @@ class _Claims:
         return self.witness.expected(self.run.settings.model, self.run.folder, self.run.files, precision, dtype)
 
 
-def _show(result: Proof, console: Console) -> None:
+def _show(result: Proof, reporter: Reporter) -> None:
     if result.parts:
         rows = [
             [p.part, f"{p.parameters:,}", f"{p.tensors}", f"{p.frozen}", f"{p.changed}", f"{p.largest:.2g}"]
             for p in result.parts
         ]
         columns = ("part", "parameters", "tensors", "frozen", "changed", "largest change")
-        console.print(terminal.table("Against the base", columns, rows))
-    table = Table(title=f"Proof, {result.dtype}", title_justify="left", title_style="bold")
-    for name in ("claim", "holds", "found"):
-        table.add_column(name, overflow="fold")
-    for step in result.steps:
-        table.add_row(step.claim, "yes" if step.holds else "NO", Text(step.found))
-    console.print(table)
+        reporter.table("Against the base", columns, rows)
+    steps = [(step.claim, "yes" if step.holds else "NO", step.found) for step in result.steps]
+    reporter.table(f"Proof, {result.dtype}", ("claim", "holds", "found"), steps, sentences=True)
 
 
-def _show_serving(target: str, run: TrainedRun, console: Console) -> None:
+def _show_serving(target: str, run: TrainedRun, reporter: Reporter) -> None:
     wanted = run_demands(run)
     lines = [serving.vllm(target, wanted), serving.transformers(target), serving.chat(target, wanted)]
-    console.print("\n".join(["Serve it:", *lines]), markup=False, soft_wrap=True)
+    reporter.line("\n".join(["Serve it:", *lines]))
 
 
 def run_demands(run: TrainedRun) -> serving.Demands:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from triptych.errors import ConfigError
 
 
-def check_push(name: str, api: Any = None) -> Any:
-    """Find out before the work whether an upload can succeed; returns the client to use.
+@dataclass(frozen=True, slots=True)
+class HubTarget:
+    """A model repository to upload to."""
+
+    name: str
+    """USER/NAME"""
+    api: Any
+    """Client of the hub"""
+
+
+def check_push(name: str, api: Any = None) -> HubTarget:
+    """Find out before the work whether an upload can succeed.
+
+    Args:
+        name: USER/NAME.
+        api: client of the hub; the hub's own by default.
 
     Raises:
         ConfigError: if the name is none, the hub is switched off, or there is no token.
@@ -25,22 +40,23 @@ def check_push(name: str, api: Any = None) -> Any:
     if name.count("/") != 1:
         raise ConfigError(f"--push {name!r} is not a name on the hub; write USER/NAME")
     if api is not None:
-        return api
+        return HubTarget(name, api)
     if constants.HF_HUB_OFFLINE:
         raise ConfigError("--push: HF_HUB_OFFLINE is set; unset it to upload")
     if get_token() is None:
         raise ConfigError("--push: no token of the hub; run `hf auth login`, or set HF_TOKEN, with write access")
-    return HfApi()
+    return HubTarget(name, HfApi())
 
 
-def push_folder(api: Any, folder: Path, name: str) -> str:
-    """Upload ``folder`` to the model repository ``name``; a new one is private. Returns what was done, in words.
+def push_folder(target: HubTarget, folder: Path) -> str:
+    """Upload ``folder`` to the hub; a new repository is private. Returns what was done, in words.
 
     Raises:
         ConfigError: if the hub refuses or cannot be reached.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
+    api, name = target.api, target.name
     try:
         api.create_repo(name, repo_type="model", private=True, exist_ok=True)
         api.upload_folder(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from triptych.corpus.corpus import Corpus
 from triptych.errors import ConfigError, DataError
 from triptych.family.family import ModelFiles, read_model_files
@@ -14,6 +12,7 @@ from triptych.family.folders import check_trained
 from triptych.images.geometry import Geometry
 from triptych.run import run_file
 from triptych.run.prepare import SPLITS, Split, index_sources, make_reading
+from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
 
 RUN_FILE = "run.yaml"
@@ -40,7 +39,7 @@ class TrainedRun:
         return self.corpora.get("eval", self.corpora["train"])
 
 
-def open_run(folder: Path, console: Console) -> TrainedRun:
+def open_run(folder: Path, out: Reporter) -> TrainedRun:
     """Read the run file in a trained folder, the base's small files, and the samples.
 
     Raises:
@@ -60,7 +59,7 @@ def open_run(folder: Path, console: Console) -> TrainedRun:
         sources = settings.sources(split)
         if not sources:
             continue
-        corpus, census = index_sources(f"data.{split}", sources, reading, console)
+        corpus, census = index_sources(f"data.{split}", sources, reading, out)
         if not len(corpus):
             raise DataError(census.problems or census.dropped, f"no good sample is left in data.{split}")
         corpora[split] = corpus

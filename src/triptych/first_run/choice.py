@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-
 from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import Census
 from triptych.errors import ConfigError
@@ -18,6 +16,7 @@ from triptych.estimate.forecast import Forecast
 from triptych.family.family import ModelFiles
 from triptych.family.recipe import Train
 from triptych.run.prepare import index_sources, make_reading
+from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
 from triptych.sources.records import Source
 
@@ -71,7 +70,7 @@ class Wishes:
 
 
 def choose(
-    model: str, files: ModelFiles, source: Source, wishes: Wishes, out: Console
+    model: str, files: ModelFiles, source: Source, wishes: Wishes, out: Reporter
 ) -> tuple[Choices, Corpus, Census]:
     """The largest images and rows that fit, by the gentlest means: each of the list is tried until one fits.
 

@@ -6,9 +6,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from triptych.errors import ConfigError
-from triptych.run import console
 from triptych.run.run_file import SCHEMA
 from triptych.run.settings import json_schema
+from triptych.terminal import Terminal
 
 FOLDER = "examples"
 
@@ -26,15 +26,15 @@ def examples(to: Path | None) -> None:
     Raises:
         ConfigError: if one of them is there already.
     """
-    out = console.console()
+    out = Terminal()
     texts = example_texts()
     if to is None:
         for name, text in texts.items():
             about = next(
                 (line[2:] for line in text.splitlines() if line.startswith("# ") and "$schema" not in line), ""
             )
-            out.print(f"{name:<28} {about}", markup=False)
-        out.print("triptych examples --to DIR writes them", markup=False)
+            out.line(f"{name:<28} {about}")
+        out.line("triptych examples --to DIR writes them")
         return
     to.mkdir(parents=True, exist_ok=True)
     there = [name for name in texts if (to / name).exists()]
@@ -43,4 +43,4 @@ def examples(to: Path | None) -> None:
     for name, text in texts.items():
         (to / name).write_text(text, encoding="utf-8")
     (to / SCHEMA).write_text(json_schema(), encoding="utf-8")
-    out.print(f"{len(texts)} run files and their schema are in {to}", markup=False)
+    out.line(f"{len(texts)} run files and their schema are in {to}")

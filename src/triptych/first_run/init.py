@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
-from rich.console import Console
 
 from triptych.errors import ConfigError
 from triptych.family.family import read_model_files
@@ -16,8 +15,9 @@ from triptych.family.recipe import Train
 from triptych.first_run.choice import Choices, Wishes, choose
 from triptych.first_run.survey import Survey, held_out, survey
 from triptych.first_run.writing import run_text
-from triptych.run import console, run_file
+from triptych.run import run_file
 from triptych.run.settings import json_schema
+from triptych.terminal import Terminal
 
 USUAL_MODEL = "Qwen/Qwen3-VL-4B-Instruct"
 GPU_SIZE = "24GB"
@@ -50,7 +50,7 @@ def init(data: Sequence[str], options: InitOptions) -> int:
         ConfigError: if the data cannot be read, the model is not named, or the run file exists already.
         ModelError: if the model folder cannot be used.
     """
-    out = console.console()
+    out = Terminal()
     if options.out.exists() and not options.force:
         raise ConfigError(f"{options.out} exists already; choose another name with --out, or overwrite it with --force")
     found = survey(data, options.media_dir)
@@ -59,7 +59,7 @@ def init(data: Sequence[str], options: InitOptions) -> int:
     files = read_model_files(model)
     evaluated = options.eval or (held_out(data[0]) if len(data) == 1 else None)
     if evaluated:
-        out.print(f"held out: {evaluated}", markup=False)
+        out.line(f"held out: {evaluated}")
     gpu = options.gpu or _gpu_to_plan_for(out)
     choices, _, census = choose(model, files, found.source, Wishes(gpu, options.method), out)
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -69,30 +69,29 @@ def init(data: Sequence[str], options: InitOptions) -> int:
     run_file.load(options.out)
     _say_choices(out, choices)
     for problem in census.problems[:5]:
-        out.print(str(problem), markup=False)
+        out.line(str(problem))
     if census.problems:
-        out.print(
+        out.line(
             f"{len(census.problems):,} problems in {census.samples:,} samples: `triptych check {options.out}`",
-            markup=False,
         )
     _say_next(out, options.out, evaluated is not None)
     return 1 if census.problems else 0
 
 
-def _say_data(out: Console, data: Sequence[str], found: Survey) -> None:
-    out.print(f"data:     {', '.join(data)}", markup=False)
-    out.print(f"shape:    {found.shape}; {found.good} of {found.records} records looked at are good", markup=False)
+def _say_data(out: Terminal, data: Sequence[str], found: Survey) -> None:
+    out.line(f"data:     {', '.join(data)}")
+    out.line(f"shape:    {found.shape}; {found.good} of {found.records} records looked at are good")
     names = {**found.source.columns, **found.source.tags}
     if names:
-        out.print("names:    " + ", ".join(f"{key} is `{value}`" for key, value in names.items()), markup=False)
+        out.line("names:    " + ", ".join(f"{key} is `{value}`" for key, value in names.items()))
     if found.images:
         folder = found.source.media_dir or "the folder of the data file"
-        out.print(f"images:   {found.found} of {found.images} looked for are in {folder}", markup=False)
+        out.line(f"images:   {found.found} of {found.images} looked for are in {folder}")
         if not found.found:
-            out.print("          name their folder with --media-dir", markup=False)
+            out.line("          name their folder with --media-dir")
 
 
-def _gpu_to_plan_for(out: Console) -> str | None:
+def _gpu_to_plan_for(out: Terminal) -> str | None:
     """None where this machine has a GPU; else asked for."""
     import torch
 
@@ -100,7 +99,7 @@ def _gpu_to_plan_for(out: Console) -> str | None:
         return None
     if sys.stdin.isatty():
         return str(typer.prompt("no GPU here; memory of the one you will train on", default=GPU_SIZE, err=True))
-    out.print(f"gpu:      none here, so planned for {GPU_SIZE}; --gpu says another", markup=False)
+    out.line(f"gpu:      none here, so planned for {GPU_SIZE}; --gpu says another")
     return GPU_SIZE
 
 
@@ -115,23 +114,22 @@ def _ask(what: str, default: str, option: str) -> str:
     return str(typer.prompt(what, default=default, err=True))
 
 
-def _say_choices(out: Console, choices: Choices) -> None:
+def _say_choices(out: Terminal, choices: Choices) -> None:
     checkpointing = " with gradient checkpointing" if choices.checkpointing else ""
-    out.print(f"method:   {choices.method}{checkpointing}", markup=False)
-    out.print(
+    out.line(f"method:   {choices.method}{checkpointing}")
+    out.line(
         f"limits:   {choices.image_tokens:,} tokens per image, {choices.max_tokens:,} per sample, rows of "
         f"{choices.row_tokens:,}",
-        markup=False,
     )
     usable = choices.target.usable
     if usable is None:
-        out.print(f"memory:   {choices.needed / 1e9:.1f} GB, estimated", markup=False)
+        out.line(f"memory:   {choices.needed / 1e9:.1f} GB, estimated")
         return
     verdict = "fits" if choices.fits else "does NOT fit: `triptych plan` shows what each setting saves"
-    out.print(f"memory:   {choices.needed / 1e9:.1f} of {usable / 1e9:.1f} GB, estimated: {verdict}", markup=False)
+    out.line(f"memory:   {choices.needed / 1e9:.1f} of {usable / 1e9:.1f} GB, estimated: {verdict}")
 
 
-def _say_next(out: Console, written: Path, evaluated: bool) -> None:
+def _say_next(out: Terminal, written: Path, evaluated: bool) -> None:
     steps = [
         (f"triptych plan {written}", "rows, steps, memory, time"),
         (f"triptych train {written}", "train"),
@@ -141,7 +139,7 @@ def _say_next(out: Console, written: Path, evaluated: bool) -> None:
     final = written.parent / "runs" / "first" / "final"
     steps.append((f"triptych chat {final} --image a.jpg", "ask it"))
     width = max(len(command) for command, _ in steps)
-    out.print(f"written:  {written}", markup=False)
-    out.print("next:", markup=False)
+    out.line(f"written:  {written}")
+    out.line("next:")
     for command, meaning in steps:
-        out.print(f"  {command:<{width}}  # {meaning}", markup=False)
+        out.line(f"  {command:<{width}}  # {meaning}")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from transformers import PreTrainedModel
 
 from triptych.corpus.corpus import Corpus
@@ -21,8 +20,8 @@ from triptych.inference.predictions import Evaluation, Prediction, score
 from triptych.model.device import choose_device
 from triptych.model.loading import PixelNormalizer, choose_precision
 from triptych.model.trained import load_trained
-from triptych.run import console
 from triptych.run.prepare import Prepared
+from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
 from triptych.text.layout import lay_out
 from triptych.text.template import Template
@@ -56,7 +55,7 @@ class PromptDataset(torch.utils.data.Dataset[Prompt | list[Problem]]):
         return Prompt(index, layout, pixels.join(patches, geometry))
 
 
-def evaluate(settings: RunSettings, prepared: Prepared, folder: Path, out: Console) -> Evaluation:
+def evaluate(settings: RunSettings, prepared: Prepared, folder: Path, out: Reporter) -> Evaluation:
     """Answer the eval samples with the model in ``folder`` and write the answers, the scores and a page.
 
     Raises:
@@ -77,12 +76,12 @@ def evaluate(settings: RunSettings, prepared: Prepared, folder: Path, out: Conso
     (target / SCORES).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     write_page(target / PAGE, f"{folder}", predictions, scores, prepared.corpora["eval"])
     rows = [(name, f"{value.samples:,}", f"{value.exact_match:.1%}") for name, value in scores.items()]
-    out.print(console.table(f"Exact match of {folder}", ("task", "samples", "exact match"), rows))
-    out.print(f"answers: {target / PREDICTIONS}\npage: {target / PAGE}", markup=False)
+    out.table(f"Exact match of {folder}", ("task", "samples", "exact match"), rows)
+    out.line(f"answers: {target / PREDICTIONS}\npage: {target / PAGE}")
     return Evaluation(scores, predictions, target)
 
 
-def predict(settings: RunSettings, prepared: Prepared, model: PreTrainedModel, out: Console) -> list[Prediction]:
+def predict(settings: RunSettings, prepared: Prepared, model: PreTrainedModel, out: Reporter) -> list[Prediction]:
     """The model's answer to every eval sample, in corpus order."""
     corpus, template = prepared.corpora["eval"], prepared.reading.template
     normalizer = PixelNormalizer(prepared.files).to(model.device)
@@ -96,13 +95,13 @@ def predict(settings: RunSettings, prepared: Prepared, model: PreTrainedModel, o
         collate_fn=list,
     )
     found: dict[int, Prediction] = {}
-    with console.bar("answering", count, out) as advance:
+    with out.bar("answering", count) as advance:
         for items in loader:
             problems = [problem for item in items if isinstance(item, list) for problem in item]
             if problems and settings.data.on_error == "stop":
                 raise DataError(problems)
             for problem in problems:
-                out.print(f"lost during evaluation: {problem}", markup=False)
+                out.line(f"lost during evaluation: {problem}")
             prompts = [item for item in items if isinstance(item, Prompt)]
             if prompts:
                 limit = settings.eval.max_new_tokens

@@ -6,16 +6,14 @@ import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from rich.console import Console
-
 from triptych.errors import ConfigError
 from triptych.quickstart.dataset import write_base_dataset, write_dataset
 from triptych.quickstart.scans import load_scans
-from triptych.run import console as terminal
 from triptych.run import run_file
 from triptych.run.prepare import prepare
 from triptych.run.run_file import SCHEMA
 from triptych.run.settings import RunSettings, json_schema
+from triptych.terminal import Terminal
 
 TRAIN_SAMPLES = 27_600
 TEST_SAMPLES = 240
@@ -31,32 +29,32 @@ def run(out: Path) -> None:
     Raises:
         ConfigError: if ``out`` holds an earlier run.
     """
-    console = terminal.console()
-    written = write_files(out, console)
+    terminal = Terminal()
+    written = write_files(out, terminal)
     settings = run_file.load(written)
-    prepared = prepare(settings, ("train", "eval"), console)
-    console.print("importing torch and transformers ...")
+    prepared = prepare(settings, ("train", "eval"), terminal)
+    terminal.line("importing torch and transformers ...")
     from triptych.inference.evaluate import evaluate
     from triptych.training.train import train
 
-    base = evaluate(settings, prepared, Path(settings.model.path), console).scores
-    final = train(settings, prepared, console)
-    tuned = evaluate(settings, prepared, final, console).scores
+    base = evaluate(settings, prepared, Path(settings.model.path), terminal).scores
+    final = train(settings, prepared, terminal)
+    tuned = evaluate(settings, prepared, final, terminal).scores
     tasks = [task for task in tuned if task not in (NAMING, "all")]
     rows = [(task, f"{base[task].exact_match:.1%}", f"{tuned[task].exact_match:.1%}") for task in (NAMING, *tasks)]
     means = [sum(scores[task].exact_match for task in tasks) / len(tasks) for scores in (base, tuned)]
     rows.append((f"mean of the {len(tasks)} tasks", f"{means[0]:.1%}", f"{means[1]:.1%}"))
     title = "Exact match on held-out scans"
-    console.print(terminal.table(title, ("task", "base", "fine-tuned"), rows))
-    _name_files(out, settings, final, console)
+    terminal.table(title, ("task", "base", "fine-tuned"), rows)
+    _name_files(out, settings, final, terminal)
 
 
-def write_files(out: Path, console: Console) -> Path:
+def write_files(out: Path, terminal: Terminal) -> Path:
     """Write data, base model and run file into ``out``; returns the run file."""
     if (out / "run").exists():
         raise ConfigError(f"{out} holds an earlier quickstart; remove it, or choose another folder with --out")
-    console.print(f"writing images of handwritten digits to {out / 'data'} ...", markup=False)
-    with terminal.bar("drawing scans", len(load_scans()), console) as advance:
+    terminal.line(f"writing images of handwritten digits to {out / 'data'} ...")
+    with terminal.bar("drawing scans", len(load_scans())) as advance:
         write_dataset(out / "data", train_samples=TRAIN_SAMPLES, test_samples=TEST_SAMPLES, seed=SEED, on_scan=advance)
     write_base_dataset(out / "naming", train_samples=0, test_samples=NAMING_SAMPLES, seed=SEED)
     assets = files("triptych").joinpath("assets")
@@ -68,11 +66,11 @@ def write_files(out: Path, console: Console) -> Path:
     return run_file
 
 
-def _name_files(out: Path, settings: RunSettings, final: Path, console: Console) -> None:
+def _name_files(out: Path, settings: RunSettings, final: Path, terminal: Terminal) -> None:
     """What to look at, and how to go on."""
     output = Path(settings.output)
     evaluated = output / "eval"
-    console.print(
+    terminal.line(
         "\n".join(
             (
                 "Look at:",
@@ -83,6 +81,5 @@ def _name_files(out: Path, settings: RunSettings, final: Path, console: Console)
                 f"  {out / 'run.yaml'}   the run file: change it and run `triptych train {out / 'run.yaml'}`",
                 f"  {final}   the fine-tuned model, a plain folder for transformers",
             )
-        ),
-        markup=False,
+        )
     )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from rich.console import Console
 
 from triptych.errors import ConfigError, Problem
 from triptych.planning.cost import model_cost
@@ -22,6 +21,7 @@ from triptych.recovery.output_folder import FINAL
 from triptych.recovery.stopping import Stop
 from triptych.run import run_file
 from triptych.run.prepare import REJECTED, Prepared, append_rejected, is_main_process
+from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
 
 RUN_FILE = "run.yaml"
@@ -79,7 +79,7 @@ def fresh(settings: RunSettings, prepared: Prepared, overrides: Sequence[str] = 
     return Start(_record(settings, prepared), overrides=kept, stop=stop or Stop())
 
 
-def find_checkpoint(output: Path, out: Console) -> Path:
+def find_checkpoint(output: Path, out: Reporter) -> Path:
     """The last checkpoint of a run that is whole; each newer one that is not is named. Reads it all.
 
     Raises:
@@ -91,13 +91,13 @@ def find_checkpoint(output: Path, out: Console) -> Path:
         damage = checkpoints.fault(final)
         if damage is None:
             raise FinishedError(f"the run in {output} is finished, its model is {final}; there is nothing to resume")
-        out.print(f"damaged, made again from the last checkpoint: {final}: {damage}", markup=False)
+        out.line(f"damaged, made again from the last checkpoint: {final}: {damage}")
     if not checkpoints.found(output):
         raise ConfigError(f"--resume: {output} holds no checkpoint to go on from; start without --resume")
     checkpoint, faults = checkpoints.last_good(output)
     if is_main_process():
         for line in faults:
-            out.print(f"damaged, not used: {line}", markup=False)
+            out.line(f"damaged, not used: {line}")
     if checkpoint is None:
         told = "\n  ".join(faults)
         raise ConfigError(
@@ -118,7 +118,7 @@ class Resumed:
     changes: tuple[Change, ...]
 
 
-def settle(checkpoint: Path, now: RunSettings, given: Sequence[str], out: Console) -> Resumed:
+def settle(checkpoint: Path, now: RunSettings, given: Sequence[str], out: Reporter) -> Resumed:
     """The settings to go on with; what differs from the checkpoint's is said.
 
     Args:
@@ -138,13 +138,13 @@ def settle(checkpoint: Path, now: RunSettings, given: Sequence[str], out: Consol
     changes = changed_settings.settle(before, settings, str(checkpoint))
     if is_main_process():
         for override in kept:
-            out.print(f"kept from the first start: {override}", markup=False)
+            out.line(f"kept from the first start: {override}")
         for line in changed_settings.lines(changes):
-            out.print(line, markup=False)
+            out.line(line)
     return Resumed(checkpoint, settings, state, (*kept, *changed_settings.as_given(settings, given)), tuple(changes))
 
 
-def go_on(resumed: Resumed, prepared: Prepared, stop: Stop, out: Console) -> Start:
+def go_on(resumed: Resumed, prepared: Prepared, stop: Stop, out: Reporter) -> Start:
     """Hold the samples against those of the first start, and set ``rejected.jsonl`` back to the checkpoint's.
 
     Raises:
@@ -165,7 +165,7 @@ def go_on(resumed: Resumed, prepared: Prepared, stop: Stop, out: Console) -> Sta
         data_identity.refuse_changed(recorded, found, checkpoint, skip=settings.data.on_error == "skip")
         place = found.place
         if is_main_process() and found.added:
-            out.print(f"{found.added:,} samples came since the run was started; it does not take them", markup=False)
+            out.line(f"{found.added:,} samples came since the run was started; it does not take them")
     start = Start(recorded, checkpoint, resumed.state, resumed.overrides, resumed.changes, place, stop)
     if is_main_process():
         _restore_rejected(start, prepared, output, out)
@@ -178,7 +178,7 @@ def _record(settings: RunSettings, prepared: Prepared) -> Recorded:
     return data_identity.record(corpus, None if cost is None else corpus.costs(cost))
 
 
-def _restore_rejected(start: Start, prepared: Prepared, output: Path, out: Console) -> None:
+def _restore_rejected(start: Start, prepared: Prepared, output: Path, out: Reporter) -> None:
     assert start.checkpoint is not None
     (output / REJECTED).unlink(missing_ok=True)
     known = set[str]()
@@ -196,9 +196,9 @@ def _restore_rejected(start: Start, prepared: Prepared, output: Path, out: Conso
     ]
     append_rejected(output, problems, step=start.step)
     if gone:
-        out.print(f"{len(gone):,} samples vanished since the run was started; it goes on without them", markup=False)
+        out.line(f"{len(gone):,} samples vanished since the run was started; it goes on without them")
         for problem in problems[: data_identity.SHOWN]:
-            out.print(f"lost: {problem}", markup=False)
+            out.line(f"lost: {problem}")
 
 
 def lost_samples(output: Path) -> set[str]:

@@ -6,20 +6,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-
 from triptych.recovery import checkpoints, output_folder, resume
 from triptych.recovery.resume import RUN_FILE, Start
 from triptych.recovery.stopping import Stop
 from triptych.run import run_file
 from triptych.run.prepare import Prepared, is_main_process, prepare
+from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
 
 
 @contextmanager
 def starting(
     settings: RunSettings,
-    out: Console,
+    out: Reporter,
     *,
     resuming: bool = False,
     overrides: Sequence[str] = (),
@@ -55,7 +54,7 @@ def starting(
         else:
             cleared = output_folder.make_room(output)
             if cleared and is_main_process():
-                out.print(f"removed what an earlier run left in {output}: {', '.join(cleared)}", markup=False)
+                out.line(f"removed what an earlier run left in {output}: {', '.join(cleared)}")
             prepared = prepare(settings, ("train", "eval"), out)
             stop.check()
             start = resume.fresh(settings, prepared, overrides, stop)

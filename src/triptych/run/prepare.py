@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from rich.console import Console
 
 from triptych.corpus.corpus import Corpus, load_or_build
 from triptych.corpus.examine import Census, Reading
@@ -21,7 +20,7 @@ from triptych.family.folders import check_not_quantised
 from triptych.planning.cost import SampleCost
 from triptych.planning.mixture import Mixture
 from triptych.planning.plan import Plan, make_plan
-from triptych.run import console
+from triptych.run.reporter import Reporter, census_line
 from triptych.run.settings import RunSettings
 from triptych.sources.records import Source
 
@@ -57,7 +56,12 @@ def make_reading(files: ModelFiles, settings: RunSettings) -> Reading:
 
 
 def prepare(
-    settings: RunSettings, splits: Sequence[Split], out: Console, engine: Engine | None = None, *, rejected: bool = True
+    settings: RunSettings,
+    splits: Sequence[Split],
+    out: Reporter,
+    engine: Engine | None = None,
+    *,
+    rejected: bool = True,
 ) -> Prepared:
     """Index the sources of ``splits``; takes seconds, decodes no image and imports no torch.
 
@@ -98,7 +102,7 @@ def prepare(
             raise DataError(found.problems or found.dropped, advice)
     if is_main_process():
         for split, found in census.items():
-            out.print(f"data.{split}: {console.census_line(found)}", markup=False)
+            out.line(f"data.{split}: {census_line(found)}")
         if rejected:
             write_rejected(Path(settings.output), [p for c in census.values() for p in (*c.problems, *c.dropped)], out)
     return Prepared(files, reading, corpora, census)
@@ -108,7 +112,7 @@ def index_sources(
     name: str,
     sources: Sequence[Source],
     reading: Reading | None,
-    out: Console,
+    out: Reporter,
     engine: Engine | None = None,
     *,
     deep: bool = False,
@@ -126,7 +130,7 @@ def index_sources(
     Raises:
         ConfigError: if a data file is missing or cannot be read.
     """
-    with console.watching(name, out) as progress:
+    with out.watch(name) as progress:
         return load_or_build(sources, reading, None, engine, progress, deep=deep)
 
 
@@ -181,13 +185,13 @@ def plan_training(settings: RunSettings, corpus: Corpus, world_size: int, cost: 
     )
 
 
-def write_rejected(output: Path, problems: Sequence[Problem], out: Console) -> None:
+def write_rejected(output: Path, problems: Sequence[Problem], out: Reporter) -> None:
     """Start ``rejected.jsonl`` with what was left out before training; none, and an old file is removed."""
     path = output / REJECTED
     path.unlink(missing_ok=True)
     append_rejected(output, problems)
     if problems:
-        out.print(f"left out: {len(problems):,} problems, listed in {path}", markup=False)
+        out.line(f"left out: {len(problems):,} problems, listed in {path}")
 
 
 def append_rejected(output: Path, problems: Sequence[Problem], *, step: int | None = None) -> None:

@@ -1,19 +1,18 @@
-"""What happens beside the training loop: epoch ends, console lines, the run's log file, TensorBoard."""
+"""What happens beside the training loop: epoch ends, report lines, the run's log file, TensorBoard."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from triptych.planning.plan import Plan
 from triptych.recovery.stopping import Stopped
-from triptych.run import console
+from triptych.run.reporter import Advance, Reporter, log_line
 from triptych.run.settings import RunSettings
 
 LOG = "log.jsonl"
@@ -76,33 +75,23 @@ class RunLogCallback(TrainerCallback):
             file.write(json.dumps(state.log_history[-1]) + "\n")
 
 
-class ConsoleCallback(TrainerCallback):
-    """A progress bar on a terminal, a line per report everywhere."""
+class ReportCallback(TrainerCallback):
+    """A bar of the steps done, and a line per report."""
 
-    def __init__(self, out: Console) -> None:
+    def __init__(self, out: Reporter) -> None:
         self.out = out
-        self.progress: Progress | None = None
-        self.task: Any = None
+        self.bar = ExitStack()
+        self.advance: Advance = ignore
+        self.done = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not self.out.is_terminal:
-            return
-        columns = (
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        self.progress = Progress(*columns, console=self.out)
-        self.task = self.progress.add_task("training", total=state.max_steps, completed=state.global_step)
-        self.progress.start()
+        self.advance = self.bar.enter_context(self.out.bar("training", state.max_steps))
+        self._advance_to(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.progress is not None:
-            self.progress.update(self.task, completed=state.global_step)
+        self._advance_to(state.global_step)
 
     def on_log(
         self,
@@ -113,7 +102,7 @@ class ConsoleCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if logs and ("loss" in logs or "eval_loss" in logs):
-            self.out.print(console.log_line(logs, state.global_step, state.max_steps), markup=False)
+            self.out.line(log_line(logs, state.global_step, state.max_steps))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -121,9 +110,16 @@ class ConsoleCallback(TrainerCallback):
         self.close()
 
     def close(self) -> None:
-        """Take the progress bar away, also where training ended early."""
-        if self.progress is not None:
-            self.progress.stop()
+        """Take the bar away, also where training ended before its end."""
+        self.bar.close()
+
+    def _advance_to(self, step: int) -> None:
+        self.advance(step - self.done)
+        self.done = step
+
+
+def ignore(_done: int) -> None:
+    """No bar is open."""
 
 
 def tensorboard_callback(output: Path) -> TrainerCallback | None:

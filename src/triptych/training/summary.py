@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from triptych.planning.plan import Plan
-from triptych.run import console
+from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
 
 CURVE = "loss.png"
@@ -18,7 +16,7 @@ SUMMARY = "summary.json"
 
 
 def write_summary(
-    output: Path, settings: RunSettings, history: Sequence[Mapping[str, Any]], plan: Plan, lost: int, out: Console
+    output: Path, settings: RunSettings, history: Sequence[Mapping[str, Any]], plan: Plan, lost: int, out: Reporter
 ) -> None:
     """Write ``summary.json`` and, where matplotlib is installed, ``loss.png``; print the figures."""
     losses = [entry["loss"] for entry in history if "loss" in entry]
@@ -41,11 +39,11 @@ def write_summary(
     }
     (output / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     rows = [(key.replace("_", " "), _shown(value)) for key, value in summary.items() if value is not None]
-    out.print(console.table("Run", ("figure", "value"), rows))
+    out.table("Run", ("figure", "value"), rows)
     if draw_losses(history, output / CURVE):
-        out.print(f"loss curve: {output / CURVE}", markup=False)
+        out.line(f"loss curve: {output / CURVE}")
     else:
-        out.print("no loss curve: install triptych[track] for it", markup=False)
+        out.line("no loss curve: install triptych[track] for it")
 
 
 def draw_losses(history: Sequence[Mapping[str, Any]], path: Path) -> bool:

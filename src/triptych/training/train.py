@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
 
 from triptych.errors import ConfigError, ModelError
@@ -32,13 +30,14 @@ from triptych.recovery.resume import RUN_FILE, STATE, Start, fresh, lost_samples
 from triptych.rows.builder import RowBuilder
 from triptych.rows.feature_store import FeatureReader
 from triptych.rows.loader import Loading, threads_per_worker
-from triptych.run import console, run_file
+from triptych.run import run_file
 from triptych.run.environment import keep_freed_memory
 from triptych.run.prepare import Prepared, Split, is_main_process
+from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
 from triptych.training.callbacks import (
-    ConsoleCallback,
     EpochCallback,
+    ReportCallback,
     RunLogCallback,
     StopCallback,
     tensorboard_callback,
@@ -53,7 +52,7 @@ LEAKAGE = 0.1
 """Relative difference of logits above which it is no rounding; bfloat16 was seen to give 0.01, leaks 0.6 and more."""
 
 
-def train(settings: RunSettings, prepared: Prepared, out: Console, *, start: Start | None = None) -> Path:
+def train(settings: RunSettings, prepared: Prepared, out: Reporter, *, start: Start | None = None) -> Path:
     """Train as ``settings`` say; returns the folder of the final model.
 
     Args:
@@ -99,14 +98,14 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, start: Sta
     note = start.note() | {"feature_cache": features.decision.on, "precision": _name(precision)}
     extra = {RUN_FILE: run_file.to_yaml(settings), STATE: json.dumps(note)}
     processor = ProcessorFiles(prepared.files, prepared.reading.geometry, extra)
-    steps = math.ceil(len(plan) / settings.train.rows_per_step)
     _check_sharding(args, isolation)
     if is_main_process():
-        _print_start(settings, prepared, part_sizes(model, family, rates), plan, steps, precision, checkpoint, out)
-        out.print(str(attention), markup=False)
+        _print_sizes(part_sizes(model, family, rates), out)
+        _print_start(settings, prepared, plan, precision, checkpoint, out)
+        out.line(str(attention))
         if not isolation.packs:
-            out.print(f"one sample at a time: {isolation.reason}", markup=False)
-        out.print(features.decision.line, markup=False)
+            out.line(f"one sample at a time: {isolation.reason}")
+        out.line(features.decision.line)
     together = args.world_size > 1 and (sharded or not learning_parts(model, family).isdisjoint(("vision", "merger")))
     datasets = _datasets(settings, prepared, plans, features.reader, args, start.step, with_image=together)
     callbacks = _callbacks(settings, plan, output, out)
@@ -141,11 +140,11 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, start: Sta
         stop.phase = "end"
     finally:
         for callback in callbacks:
-            if isinstance(callback, ConsoleCallback):
+            if isinstance(callback, ReportCallback):
                 callback.close()
         stored = features.close()
         if stored:
-            out.print(stored, markup=False)
+            out.line(stored)
     final = output / FINAL
     trainer.save_final(final)
     if is_main_process():
@@ -153,14 +152,14 @@ def train(settings: RunSettings, prepared: Prepared, out: Console, *, start: Sta
     return final
 
 
-def _with_rows(settings: RunSettings, prepared: Prepared, out: Console) -> RunSettings:
+def _with_rows(settings: RunSettings, prepared: Prepared, out: Reporter) -> RunSettings:
     """The run with rows of a size: under ``batch: auto`` the largest that fit."""
     if not settings.batch.auto:
         return settings
     forecast = Forecast(settings, prepared.files, target_here(settings.model))
     found = fitted(forecast, *prepared.corpora.values())
     if is_main_process():
-        out.print(f"batch: auto: rows of {found.batch.tokens:,} tokens on {forecast.target.name}", markup=False)
+        out.line(f"batch: auto: rows of {found.batch.tokens:,} tokens on {forecast.target.name}")
     return found
 
 
@@ -218,7 +217,7 @@ def _is_sharded(args: TrainingArguments) -> bool:
     return bool(args.fsdp) or args.deepspeed is not None
 
 
-def _check_isolation(trainer: RowTrainer, out: Console) -> None:
+def _check_isolation(trainer: RowTrainer, out: Reporter) -> None:
     """See for oneself that packed samples are kept apart, with this model, device and attention, before training on it.
 
     Raises:
@@ -241,7 +240,7 @@ def _check_isolation(trainer: RowTrainer, out: Console) -> None:
     reason = f"{found}, in spite of the installed kernels"
     trainer.forward = replace(forward, isolation=Isolation(packs=False, reason=reason))
     if is_main_process():
-        out.print(f"one sample at a time: {reason}", markup=False)
+        out.line(f"one sample at a time: {reason}")
 
 
 def _check_precision(start: Start, precision: torch.dtype) -> None:
@@ -262,16 +261,17 @@ def _name(precision: torch.dtype) -> str:
     return str(precision).removeprefix("torch.")
 
 
-def _callbacks(settings: RunSettings, plan: Plan, output: Path, out: Console) -> list[TrainerCallback]:
+def _callbacks(settings: RunSettings, plan: Plan, output: Path, out: Reporter) -> list[TrainerCallback]:
     callbacks: list[TrainerCallback] = [EpochCallback(settings, plan), StopCallback()]
     if is_main_process():
-        callbacks += [RunLogCallback(output), ConsoleCallback(out)]
+        callbacks += [RunLogCallback(output), ReportCallback(out)]
         board = tensorboard_callback(output)
         callbacks += [board] if board else []
     return callbacks
 
 
-def _sizes_table(sizes: Sequence[PartSize]) -> Table:
+def _print_sizes(sizes: Sequence[PartSize], out: Reporter) -> None:
+    """What learns, and how fast."""
     rows = []
     for size in sizes:
         lowest_and_highest = dict.fromkeys((*size.rates[:1], *size.rates[-1:]))
@@ -283,28 +283,25 @@ def _sizes_table(sizes: Sequence[PartSize]) -> Table:
         f"{sum(column):,}" for column in zip(*((s.total, s.full, s.adapters, s.frozen) for s in sizes), strict=True)
     )
     heads = ("part", "all", "trained in full", "adapters", "frozen", "learning rate")
-    return console.table("Parameters", heads, [*rows, ("all", *sums, "")])
+    out.table("Parameters", heads, [*rows, ("all", *sums, "")])
 
 
 def _print_start(
     settings: RunSettings,
     prepared: Prepared,
-    sizes: list[PartSize],
     plan: Plan,
-    steps: int,
     precision: torch.dtype,
     checkpoint: Path | None,
-    out: Console,
+    out: Reporter,
 ) -> None:
-    """What learns, and how much there is to do."""
-    out.print(_sizes_table(sizes))
+    """How much there is to do."""
     corpus = prepared.corpora["train"]
     tokens = int(corpus.lengths.tokens.sum())
-    out.print(
+    steps = math.ceil(len(plan) / settings.train.rows_per_step)
+    out.line(
         f"{prepared.files.family.name}, {settings.model.train}, {str(precision).removeprefix('torch.')}: "
         f"{len(corpus):,} samples of {tokens:,} tokens ({int(corpus.supervised.sum()):,} supervised), "
-        f"{len(plan):,} rows in {settings.train.epochs} epochs, {steps:,} steps",
-        markup=False,
+        f"{len(plan):,} rows in {settings.train.epochs} epochs, {steps:,} steps"
     )
     if checkpoint is not None:
-        out.print(f"resuming from {checkpoint}", markup=False)
+        out.line(f"resuming from {checkpoint}")

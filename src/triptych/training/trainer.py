@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput
@@ -24,8 +23,8 @@ from triptych.model.parts import plain_name
 from triptych.planning.plan import Plan
 from triptych.recovery import checkpoints
 from triptych.recovery.resume import Start, lost_samples
-from triptych.run import console
 from triptych.run.prepare import REJECTED, append_rejected
+from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class RowTrainer(Trainer):
         settings: RunSettings,
         rates: Mapping[str, float],
         plan: Plan,
-        out: Console,
+        out: Reporter,
         start: Start | None = None,
         **kwargs: Any,
     ) -> None:
@@ -130,7 +129,7 @@ class RowTrainer(Trainer):
         model.eval()
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         samples = 0
-        with console.bar("evaluation loss", len(dataloader), self.out) as advance, torch.no_grad():
+        with self.out.bar("evaluation loss", len(dataloader)) as advance, torch.no_grad():
             for item in dataloader:
                 batch: Batch = item["batch"].to(self.args.device)
                 self._settle(batch.problems)
@@ -235,7 +234,7 @@ class RowTrainer(Trainer):
         if damage is not None:
             raise ModelError(f"the best checkpoint {best} cannot be used: {damage}")
         self._load_from_checkpoint(str(best))
-        self.out.print(f"the best model is that of {best}", markup=False)
+        self.out.line(f"the best model is that of {best}")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """The state of optimizer and schedule; learning rate and decay are this start's where they were changed."""
@@ -341,7 +340,7 @@ class RowTrainer(Trainer):
         append_rejected(self.output, new, step=self.state.global_step)
         self.lost |= {str(problem.origin) for problem in new}
         for problem in new:
-            self.out.print(f"lost during training: {problem}", markup=False)
+            self.out.line(f"lost during training: {problem}")
 
 
 def only_row(rows: list[Batch]) -> dict[str, Batch]:

@@ -1,0 +1,148 @@
+"""What people see on a terminal: lines, tables, problems and progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Task as RichTask
+from rich.table import Table
+from rich.text import Text
+
+from triptych.corpus.examine import Census
+from triptych.errors import Problem, fold
+from triptych.run.reporter import Advance, Row
+
+
+class Terminal:
+    """Tells people how the work goes; a ``triptych.run.reporter.Reporter``.
+
+    On standard error, so that standard output stays clean for machines.
+    """
+
+    def __init__(self) -> None:
+        # Without emoji=False the place `data.jsonl:100:` would turn into a picture.
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+    def line(self, text: str) -> None:
+        """A sentence, or several lines."""
+        self.console.print(text, markup=False)
+
+    def table(self, title: str, columns: Row, rows: Sequence[Row], *, sentences: bool = False) -> None:
+        """See ``table``."""
+        self.show(table(title, columns, rows, sentences=sentences))
+
+    def show(self, made: Table) -> None:
+        """A table that is made already."""
+        self.console.print(made)
+
+    def problems(self, census: Census, *, everything: bool = False) -> None:
+        """Problems, one per line, and what would help: of a code with many only some, unless ``everything``."""
+        found = census.problems
+        for line in map(str, found) if everything else fold(found):
+            self.line(line)
+        for hint in census.hints:
+            self.console.print(hint, markup=False, style="bold")
+
+    @contextmanager
+    def watch(self, name: str) -> Iterator[Watcher]:
+        """Bars for the phases of an examination, with rate and time left; first problems as they are found."""
+        with self._progress(*_columns()) as progress:
+            yield Watcher(name, progress)
+
+    @contextmanager
+    def bar(self, description: str, total: int) -> Iterator[Advance]:
+        """A progress bar with time left; call what is yielded with the number of steps done since the last call."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with self._progress(*columns) as progress:
+            task = progress.add_task(description, total=total)
+            yield lambda done: progress.advance(task, done)
+
+    def _progress(self, *columns: ProgressColumn) -> Progress:
+        return Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+
+
+def table(title: str, columns: Row, rows: Sequence[Row], *, sentences: bool = False) -> Table:
+    """A small table; the first column is left-aligned, the others right-aligned, or wrapped if they are sentences."""
+    result = Table(title=title, title_justify="left", title_style="bold")
+    for number, name in enumerate(columns):
+        if number == 0 or sentences:
+            result.add_column(name, overflow="fold")  # a long path is shown whole
+        else:
+            result.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        result.add_row(*map(Text, row))
+    return result
+
+
+class Watcher:
+    """Shows an examination as it goes on; see ``triptych.corpus.progress.Progress``."""
+
+    SHOWN = 5
+    """Problems shown before the end; all are listed there."""
+    PATIENCE = 2.0
+    """Seconds before problems are shown: a short examination lists them at once."""
+
+    def __init__(self, name: str, progress: Progress) -> None:
+        self._name = name
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._shown = 0
+        self._began = time.monotonic()
+        self._pending = 0
+        self._moved = 0.0
+
+    def phase(self, description: str, total: int, unit: str) -> None:
+        """A new kind of work begins: ``total`` bytes or images."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        scale = 1e6 if unit == "bytes" else 1.0
+        shown = "MB" if unit == "bytes" else unit
+        self._task = self._progress.add_task(f"{self._name}: {description}", total=total, unit=shown, scale=scale)
+        self._pending = 0
+
+    def advance(self, done: int) -> None:
+        """So much of it is done."""
+        self._pending += done
+        now = time.monotonic()
+        if self._task is not None and now - self._moved > 0.1:
+            self._progress.advance(self._task, self._pending)
+            self._pending, self._moved = 0, now
+
+    def found(self, problem: Problem) -> None:
+        """Show the first problems of a long examination."""
+        if self._shown < self.SHOWN and time.monotonic() - self._began > self.PATIENCE:
+            self._shown += 1
+            if not self._progress.disable:
+                self._progress.console.print(f"found: {problem}", markup=False)
+
+
+def _columns() -> list[ProgressColumn]:
+    return [TextColumn("{task.description}"), BarColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn()]
+
+
+class _Rate(ProgressColumn):
+    """How much is done, of how much, and how fast."""
+
+    def render(self, task: RichTask) -> Text:
+        scale, unit = task.fields["scale"], task.fields["unit"]
+        rate = f"  {task.speed / scale:,.0f} {unit}/s" if task.speed else ""
+        return Text(f"{task.completed / scale:,.0f}/{(task.total or 0) / scale:,.0f} {unit}{rate}")
