@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -300,6 +301,8 @@ def chat(
 
 def main() -> None:
     """Entry point: errors that are the user's to fix are printed without a traceback and exit with 1."""
+    if sys.argv[1:2] == ["train"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command listens itself: no traceback, no "Aborted."
     wait_asleep()
     # Said aloud, or the tokenizer warns whenever a process that used its threads starts another.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 
-def losses(output: Path) -> list[tuple[int, float]]:
-    """Step and loss of every log line."""
+def losses(output: Path, key: str = "loss") -> list[tuple[int, float]]:
+    """Step and loss of every log line that holds one."""
     entries = map(json.loads, (output / "log.jsonl").read_text(encoding="utf-8").splitlines())
-    return [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]
+    return [(entry["step"], entry[key]) for entry in entries if key in entry]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -1,0 +1,118 @@
+"""Kills at random moments, and random damage to checkpoints and caches: nothing is lost, nothing is silent."""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny
+from cli_server import Server
+from results import losses, same
+from triptych.recovery import checkpoints
+from triptych.run import console
+from triptych.run.prepare import prepare
+from triptych.run.run_file import load
+
+pytestmark = pytest.mark.slow
+
+Write = Callable[..., Path]
+KILLS = 20
+SLOW_STEP = """
+import time, triptych.forward.row_forward as f
+real = f.RowForward.summed_loss
+f.RowForward.summed_loss = lambda *a: (time.sleep(0.05), real(*a))[1]
+"""
+
+
+@pytest.mark.timeout(600)
+def test_killed_at_random_moments_a_run_ends_as_if_undisturbed(
+    server: Server, small_model_dir: Path, tmp_path: Path
+) -> None:
+    data = tiny.write_dataset(tmp_path, 24)
+    options = ("batch.samples=1", "train.epochs=3", "train.save_every=1", "train.keep_checkpoints=2")
+    path = tiny.write_run(tmp_path, small_model_dir, data)
+    code, err = server.run("train", str(path), *options, f"output={tmp_path / 'whole'}")
+    assert code == 0, err
+    chance, output, kills, inside = random.Random(0), tmp_path / "run", 0, 0
+    while kills < KILLS:
+        resume = ["--resume"] if checkpoints.found(output) else []
+        command = server.start("train", str(path), *options, *resume, before=SLOW_STEP)
+        if kills % 5:
+            command.until("steps\n")  # the others also at the start
+        server.look(chance.uniform(0, 2.0))
+        command.signal(9)
+        assert command.wait() == -9, f"the run was over before kill {kills}:\n{command.err}"
+        kills += 1
+        inside += any((output / checkpoints.UNFINISHED).glob("*"))
+        assert all(checkpoints.fault(folder) is None for _, folder in checkpoints.found(output))
+    code, err = server.run("train", str(path), *options, "--resume")
+    assert code == 0, err
+    assert losses(output) == losses(tmp_path / "whole")
+    assert same(output / "final", tmp_path / "whole" / "final")
+    assert inside, "some of the kills came inside a checkpoint"
+
+
+def damage(path: Path, chance: random.Random) -> str:
+    """Flip a bit of a file, cut it off, or remove it."""
+    content = path.read_bytes()
+    kind = chance.choice(["flip", "cut", "remove"]) if content else "remove"
+    if kind == "flip":
+        place = chance.randrange(len(content))
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << chance.randrange(8)]) + content[place + 1 :])
+    elif kind == "cut":
+        path.write_bytes(content[: chance.randrange(len(content))])
+    else:
+        path.unlink()
+    return kind
+
+
+def test_damage_to_a_real_checkpoint_is_always_found(server: Server, write_run: Write, tmp_path: Path) -> None:
+    path = write_run()
+    code, err = server.run("train", str(path))
+    assert code == 0, err
+    folder = tmp_path / "run" / "checkpoint-6"
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    chance = random.Random(1)
+    for trial in range(100):
+        file = files[trial % len(files)]
+        shutil.copy2(file, tmp_path / "kept")
+        kind = damage(file, chance)
+        assert checkpoints.fault(folder) is not None, f"{kind} of {file.name} was not found"
+        shutil.move(tmp_path / "kept", file)
+        assert checkpoints.fault(folder) is None
+
+
+def test_damage_to_the_cache_is_named_or_harmless(
+    small_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(cache))
+    settings = load(tiny.write_run(tmp_path, small_model_dir, tiny.write_dataset(tmp_path, 12)))
+
+    def seen() -> list[np.ndarray]:
+        corpus = prepare(settings, ("train",), console.console(), rejected=False).corpora["train"]
+        sums = corpus.sums()
+        lengths = corpus.lengths
+        return [lengths.tokens, lengths.patches, corpus.supervised, sums.text, sums.images, sums.line]
+
+    expected = seen()
+    shutil.copytree(cache, tmp_path / "good")
+    chance, named = random.Random(2), 0
+    for trial in range(100):
+        files = sorted(file for file in cache.rglob("*") if file.is_file() and file.suffix != ".lock")
+        file = files[trial % len(files)]
+        kind = damage(file, chance)
+        with caplog.at_level(logging.WARNING, "triptych"):
+            caplog.clear()
+            found = seen()
+        assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True)), (kind, file)
+        named += bool(caplog.records)
+        shutil.rmtree(cache)
+        shutil.copytree(tmp_path / "good", cache)
+    assert named > 20, "the others were harmless"
