@@ -138,7 +138,7 @@ SLOW_START = {
 }
 
 
-@pytest.mark.parametrize(("moment", "number"), zip(SLOW_START, CODES, strict=True), ids=SLOW_START)
+@pytest.mark.parametrize(("moment", "number"), list(zip(SLOW_START, CODES, strict=True)), ids=SLOW_START)
 def test_a_signal_before_the_first_step_ends_the_start(
     server: Server, path: Path, moment: str, number: signal.Signals
 ) -> None:
