@@ -4,10 +4,11 @@ import base64
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -35,6 +36,11 @@ def check_json(*arguments: object) -> tuple[int, dict[str, Any]]:
 
 def exchange(question: Any, answer: Any, **extra: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], **extra}
+
+
+def place_of(problem: dict[str, Any]) -> int:
+    """The line, or in an array the element."""
+    return int(problem.get("element", problem["line"]))
 
 
 def write(path: Path, records: list[Any]) -> Path:
@@ -180,10 +186,11 @@ def test_every_planted_defect_is_reported_at_its_line_and_nothing_else(
     code, result = check_json(run)
     assert code == 1
     assert (result["samples"], result["ok"]) == (GOOD + len(planted), GOOD)
-    assert [(problem["code"], problem["line"]) for problem in result["problems"]] == expected
+    assert [(problem["code"], place_of(problem)) for problem in result["problems"]] == expected
     assert result["dropped"] == []
     for problem in result["problems"]:
-        assert problem["origin"] == f"{data}:{problem['line']}"
+        element = f", element {problem['element']}" if "element" in problem else ""
+        assert problem["origin"] == f"{data}:{problem['line']}{element}"
         assert problem["path"] == str(data)
         assert len(problem["message"]) > 10
         if problem["code"].startswith("image-"):
@@ -193,8 +200,9 @@ def test_every_planted_defect_is_reported_at_its_line_and_nothing_else(
     assert shown.exit_code == 1
     assert shown.stdout == ""
     lines = [line for line in shown.stderr.splitlines() if line.startswith(str(data))]
-    places = [(line.split(": ")[1], int(line.removeprefix(f"{data}:").split(":")[0].split(",")[0])) for line in lines]
-    assert places == expected
+    form = re.compile(rf"{re.escape(str(data))}:(\d+)(?:, element (\d+))?(?:, \w+ \d+)*: ([a-z-]+): ")
+    found = [cast(re.Match[str], form.match(line)) for line in lines]
+    assert [(place[3], int(place[2] or place[1])) for place in found] == expected
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
@@ -203,7 +211,7 @@ def test_data_files_are_checked_without_a_model(media: Path, suffix: str) -> Non
     data, expected = plant(media, planted, suffix)
     code, result = check_json(data, "--media-dir", media / "media")
     assert code == 1
-    assert [(problem["code"], problem["line"]) for problem in result["problems"]] == expected
+    assert [(problem["code"], place_of(problem)) for problem in result["problems"]] == expected
 
 
 def test_good_data_exits_0_and_says_what_is_there(media: Path, model_dir: Path) -> None:
@@ -230,7 +238,7 @@ def test_all_sources_of_both_splits_are_checked(media: Path, model_dir: Path) ->
     run = tiny.write_run(media, model_dir, one, data={"train": [{"path": str(one)}], "eval": [{"path": str(two)}]})
     code, result = check_json(run)
     assert code == 1
-    assert [problem["origin"] for problem in result["problems"]] == [f"{one}:1", f"{two}:2"]
+    assert [problem["origin"] for problem in result["problems"]] == [f"{one}:2, element 1", f"{two}:2"]
 
 
 @pytest.mark.parametrize(
@@ -246,8 +254,10 @@ def test_twelve_large_images_are_shrunk_refused_or_dropped_as_the_run_says(
     run = tiny.write_run(tmp_path, model_dir, data, data={"max_tokens": 2048, "too_long": too_long})
     code, result = check_json(run)
     assert code == status
-    assert [(problem["code"], problem["line"]) for problem in result["problems"]] == [("too-long", n) for n in problems]
-    assert [problem["line"] for problem in result["dropped"]] == dropped
+    assert [(problem["code"], place_of(problem)) for problem in result["problems"]] == [
+        ("too-long", n) for n in problems
+    ]
+    assert [place_of(problem) for problem in result["dropped"]] == dropped
     shown = check(run).stderr
     assert ("images of 1 shrunk" in shown) == (too_long == "shrink")
     assert ("1 dropped as too long" in shown) == (too_long == "drop")
@@ -258,7 +268,7 @@ MALFORMED = {
     "broken line": (b'{"messages": []}\n{"messa\n', 2),
     "other values": (b'1\n"x"\nnull\n[1]\n', 4),
     "not UTF-8": (b'{"messages": "\xe9"}', 1),
-    "UTF-16": ("[]".encode("utf-16"), 1),
+    "UTF-16": ("[5]".encode("utf-16"), 1),
     "lone surrogate": (b'{"messages": "\\ud800"}', 1),
     "not a number": (b'{"messages": NaN}', 1),
     "deep nesting": (b'{"messages": ' + b"[" * 5000, 1),

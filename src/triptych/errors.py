@@ -29,9 +29,16 @@ class Origin:
     path: str
     line: int
     """1-based line of a JSONL file, or 1-based element number of a JSON array; 0 means the file as a whole."""
+    at: int = 0
+    """1-based line in which an element of an array begins; 0 where the array is on one line, or there is none."""
+    item: int = 0
+    """1-based number within a list of records on that line, or in that element; 0 if it is a record itself."""
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}" if self.line else self.path
+        number = f"{self.line}.{self.item}" if self.item else f"{self.line}"
+        if self.at and self.at != self.line:
+            return f"{self.path}:{self.at}, element {number}"
+        return f"{self.path}:{number}" if self.line else self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +61,18 @@ class Problem:
         return f"{self.origin}{place}: {self.code}: {self.message}"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form: ``code``, ``origin`` (path:line), ``path``, ``line``, ``message`` and, where known, the place."""
+        """JSON form: ``code``, ``origin``, ``path``, ``line`` of the file, ``message`` and, where known, the place."""
         fields: dict[str, Any] = {
             "code": self.code,
             "origin": str(self.origin),
             "path": self.origin.path,
-            "line": self.origin.line,
+            "line": self.origin.at or self.origin.line,
             "message": self.message,
         }
+        if self.origin.at:
+            fields["element"] = self.origin.line
+        if self.origin.item:
+            fields["item"] = self.origin.item
         if self.turn is not None:
             fields["turn"] = self.turn
         if self.image is not None:

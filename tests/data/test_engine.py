@@ -17,8 +17,8 @@ from triptych.corpus.examine import Census, Reading
 from triptych.corpus.executor import AHEAD, Engine, LocalEngine
 from triptych.errors import ConfigError, TriptychError
 from triptych.family.family import read_model_files
-from triptych.sources import json_files
 from triptych.sources.records import Source
+from triptych.sources.text_files import json_files
 from triptych.text.layout import Budget
 
 IN_PROCESS, WORKERS = LocalEngine(1), LocalEngine(2, patience=0)

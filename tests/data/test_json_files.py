@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.errors import Problem
-from triptych.sources import json_files
 from triptych.sources.readers import cut, read_records
 from triptych.sources.records import Record
+from triptych.sources.text_files import json_files
 
 BOM = b"\xef\xbb\xbf"
 SIZES = [1, 2, 3, 5, 7, 16, 33, 64, json_files.SHARD_BYTES]
@@ -130,13 +130,133 @@ MALFORMED = {
     "only an opening": (b"[", [0]),
     "text behind": (b"[%b, %b] x", [1, 2, 0]),
     "text far behind": (b"[%b]" + b" " * 200 + b"[%b]", [1, 0]),
-    "array behind": (b"[%b]\n[%b]", [1, 0]),
+    "array behind": (b"[%b] [%b]", [1, 0]),
     "nested unclosed": (b'[%b, {"a": [1, 2}, %b]', [1, 2, 0]),
     "string unclosed": (b'[%b, {"a": "x}, %b]', [1, 2, 0]),
     "no comma": (b"[%b %b]", [1]),
     "empty": (b"[ \n ]", []),
     "wrong element": (b"[%b, {'a': 1}, [], %b]", [1, 2, 3, 4]),
+    "list of no records": (b"[%b, [1, 2], %b]", [1, 2, 3]),
+    "wrong record in a list": (b"[%b, [%b, 5], %b]", [1, 2, 2, 3]),
+    "a comma behind each line": (b"%b,\n%b,\n", [0]),
+    "a comma behind one line": (b"%b,\n%b\n%b", [1, 2, 3]),
+    "commas between objects": (b'{\n"a": 1},\n{"a":\n1}\n', [0]),
+    "objects over several lines": (b'{\n"a": 1}\n{"a":\n1}\n', [0]),
+    "objects on one line": (b"%b%b", [0]),
+    "objects on one of the lines": (b"%b%b\n%b", [1, 2]),
 }
+
+
+ONE_BY_ONE = """
+[
+  {"a": 1},
+  {"a": 2}, [{"a": 3},
+  {"a": 4}],
+
+  {
+    "a": 5
+  }
+  ,  {"a": 6} ]
+"""
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("size", SIZES)
+def test_an_element_knows_the_line_that_it_begins_in(tmp_path: Path, size: int, ending: str) -> None:
+    path = tmp_path / f"data.json{ending}"
+    path.write_bytes(compressed(ONE_BY_ONE.encode(), ending))
+    with shards_of(size):
+        found = {element.data["a"]: element.origin for element in read_records(str(path))}
+    assert [str(found[number]).removeprefix(f"{path}:") for number in sorted(found)] == [
+        "3, element 1",
+        "4, element 2",
+        "4, element 3.1",
+        "4, element 3.2",
+        "7, element 4",
+        "10, element 5",
+    ]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("size", SIZES)
+def test_lists_on_lines_are_taken_apart(tmp_path: Path, size: int, ending: str) -> None:
+    content = b'[{"a": 1}, {"a": 2}]\n\n[{"a": 3}]\n{"a": 4}\n'
+    path = tmp_path / f"data.jsonl{ending}"
+    path.write_bytes(compressed(content, ending))
+    with shards_of(size):
+        elements = list(read_records(str(path)))
+    assert [element.data["a"] for element in elements] == [1, 2, 3, 4]
+    assert [str(element.origin).rpartition(":")[2] for element in elements] == ["1.1", "1.2", "3.1", "4"]
+
+
+@pytest.mark.parametrize("keys", [("role", "content"), ("from", "value")])
+def test_a_list_of_turns_is_one_conversation(tmp_path: Path, keys: tuple[str, str]) -> None:
+    turns = [dict(zip(keys, pair, strict=True)) for pair in (("user", "x"), ("assistant", "y"))]
+    name = "messages" if keys[0] == "role" else "conversations"
+    content = json.dumps(turns).encode() + b"\n" + json.dumps(turns).encode()
+    assert read_content(tmp_path, content, 64) == [(1, {name: turns}), (2, {name: turns})]
+    assert read_content(tmp_path, json.dumps([turns]).encode(), 64) == [(1, {name: turns})]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("size", [1, 3, 64, json_files.SHARD_BYTES])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+def test_every_unicode_encoding_is_read(tmp_path: Path, encoding: str, size: int, ending: str) -> None:
+    items = [{"a": "图片 é 𝄞"}, {"b": 2}]
+    lines = "\n".join(json.dumps(item, ensure_ascii=False) for item in items)
+    for text in (json.dumps(items, ensure_ascii=False), lines):
+        assert read_content(tmp_path, text.encode(encoding), size, ending) == list(enumerate(items, 1))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "named"),
+    [
+        ("gbk", "比较这两张图片", "iconv -f GBK -t UTF-8"),
+        ("shift_jis", "これはなんですか", "iconv -f SHIFT_JIS -t UTF-8"),
+        ("latin-1", "déjà vu à côté", "iconv -f WINDOWS-1252 -t UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("form", ["array", "lines"])
+def test_another_encoding_is_named_with_the_remedy(
+    tmp_path: Path, encoding: str, text: str, named: str, form: str
+) -> None:
+    line = json.dumps({"a": text}, ensure_ascii=False)
+    path = tmp_path / "data.json"
+    path.write_bytes((f"[{line}]" if form == "array" else f"{line}\n{line}").encode(encoding))
+    elements = list(read_records(str(path)))
+    assert all(isinstance(element, Problem) and named in element.message for element in elements)
+
+
+@pytest.mark.parametrize("form", ["array", "lines"])
+def test_what_python_writes_for_no_number_is_null(tmp_path: Path, form: str) -> None:
+    items = [b'{"a": NaN, "b": [Infinity, -Infinity, 1]}', b'{"a": "NaN"}']
+    content = b"[" + b",".join(items) + b"]" if form == "array" else b"\n".join(items)
+    assert read_content(tmp_path, content, 64) == [(1, {"a": None, "b": [None, None, 1]}), (2, {"a": "NaN"})]
+
+
+REMEDIES = {
+    "comma": (b'{"a": 1},\n{"a": 2},\n', "a comma stands behind each line", 1),
+    "pretty": (b'{\n "a": 1\n}\n{\n "a": 2\n}\n', "jq -c .", 1),
+    "pretty-commas": (b'{\n "a": 1\n},\n{\n "a": 2\n}\n', "put [ in front", 1),
+    "one-line": (b'{"a": 1}{"a": 2}', "jq -c .", 1),
+    "some-lines": (b'{"a": 1}\n{"a": 1}{"a": 2}\n{"a": 3},\n', "jq -c .", 3),
+    "python": (b"{'a': 1}\n{'a': 2}\n", "json.dumps", 2),
+    "half": (b'{"a": "\\ud83d"}\n', "half an emoji", 1),
+    "half-nan": (b'{"a": "\\ud83d", "b": NaN}\n', "not valid JSON", 1),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("name", REMEDIES)
+def test_a_common_defect_of_a_whole_file_is_one_message_with_the_remedy(tmp_path: Path, name: str, ending: str) -> None:
+    content, remedy, count = REMEDIES[name]
+    path = tmp_path / f"data.json{ending}"
+    whole = count == 1 and "half" not in name  # then it is the same for any number of them
+    path.write_bytes(compressed(content * 20 if whole else content, ending))
+    elements = list(read_records(str(path)))
+    problems = [element for element in elements if isinstance(element, Problem)]
+    assert len(elements) == count
+    assert remedy in problems[0].message
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

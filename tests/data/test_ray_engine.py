@@ -25,8 +25,8 @@ from triptych.corpus.executor import Engine, LocalEngine
 from triptych.corpus.ray_executor import RETRIES, RayEngine
 from triptych.errors import ConfigError, TriptychError
 from triptych.family.family import read_model_files
-from triptych.sources import json_files
 from triptych.sources.records import Source
+from triptych.sources.text_files import json_files
 from triptych.text.layout import Budget
 
 RECORDS = 120  # of each file

@@ -30,6 +30,8 @@ SCHEMA = pa.schema(
         ("unshown", pa.int32()),  # answers whose thinking the chat template leaves out
         ("control_texts", pa.int32()),  # strings of control tokens that were taken as text
         ("line", pa.int64()),
+        ("at", pa.int64()),  # line of the file, of elements of an array; see Origin
+        ("item", pa.int32()),
         ("task", pa.string()),
     ]
 )
@@ -199,10 +201,15 @@ def _columns(
         pa.array(np.diff(running[encoded.span_bounds // 2])),
         pa.array(encoded.unshown),
         pa.array(encoded.control_texts),
-        pa.array(np.array([conversation.origin.line for conversation in conversations], np.int64)),
+        *(_places(conversations, name) for name in ("line", "at")),
+        _places(conversations, "item").cast(pa.int32()),
         pa.array([conversation.task for conversation in conversations], pa.string()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def _places(conversations: Sequence[Conversation], name: str) -> pa.Array:
+    return pa.array(np.array([getattr(conversation.origin, name) for conversation in conversations], np.int64))
 
 
 def _lists(values: NDArray[np.int32] | NDArray[np.int64], bounds: NDArray[np.int32]) -> pa.ListArray:

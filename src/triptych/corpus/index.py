@@ -31,7 +31,7 @@ from triptych.sources import readers, storage
 from triptych.sources.records import Source
 from triptych.text.template import Template
 
-FORMAT = 7
+FORMAT = 8
 """Raised when the columns or the meaning of one change: older indexes are then built anew."""
 
 
@@ -52,7 +52,8 @@ class Part:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         self.records: int = about["records"]
         """Records seen, good or not."""
-        self.problems = [(item["line"], item["code"], item["message"], item["turn"]) for item in about["problems"]]
+        self.problems: list[tuple[list[int], dict[str, Any]]] = about["problems"]
+        """As ``PartWriter`` wrote them."""
         self.samples = _map(folder / SAMPLES)
         self.images = _map(folder / IMAGE_TABLE)
 
@@ -92,9 +93,9 @@ class Index:
     def problems(self) -> list[tuple[int, Problem]]:
         """(number of the data file, problem) of records that do not read, in input order; images are not known here."""
         return [
-            (number, Problem(code, Origin(file.path, line), message, turn=turn))
+            (number, Problem(origin=Origin(file.path, *place), **found))
             for number, (file, part) in enumerate(zip(self.files, self._parts, strict=True))
-            for line, code, message, turn in part.problems
+            for place, found in part.problems
         ]
 
     def file_of(self, sample: int) -> int:
@@ -103,7 +104,8 @@ class Index:
 
     def origin(self, sample: int) -> Origin:
         """Where a sample came from."""
-        return Origin(self.files[self.file_of(sample)].path, self.value("line", sample).as_py())
+        place = (self.value(name, sample).as_py() for name in ("line", "at", "item"))
+        return Origin(self.files[self.file_of(sample)].path, *place)
 
     def value(self, column: str, sample: int) -> pa.Scalar:
         """One cell of ``SCHEMA``; images are numbered within the file, see ``image_numbers``."""
@@ -185,7 +187,7 @@ def load_or_build_index(
 def _part_key(source: Source, path: str, template: Template | None, identity: str) -> str:
     """Name of a part: a hash of the data file (path, size, mtime) and of everything that decides the ids."""
     root = source.media_root(path)
-    tar = root.endswith(".tar") and (source.allow_remote or not storage.is_remote(root))
+    tar = root.lower().endswith(".tar") and (source.allow_remote or not storage.is_remote(root))
     described = [
         FORMAT,
         identity,

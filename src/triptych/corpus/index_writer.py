@@ -49,7 +49,7 @@ class PartWriter:
         self._base = 0
         self._count = 0
         self._records = 0
-        self._problems: list[dict[str, Any]] = []
+        self._problems: list[tuple[tuple[int, int, int], dict[str, Any]]] = []
 
     def close(self) -> None:
         """Write what is left, and the counts last."""
@@ -65,8 +65,8 @@ class PartWriter:
         for problem in examined.problems:
             shifted = records.shifted(problem.origin, self._base)
             self._progress.found(replace(problem, origin=shifted))
-            found = {"line": shifted.line, "code": problem.code, "message": problem.message, "turn": problem.turn}
-            self._problems.append(found)
+            found = {name: getattr(problem, name) for name in ("code", "message", "turn", "image")}
+            self._problems.append(((shifted.line, shifted.at, shifted.item), found))
         samples = examined.samples
         numbers, new = self._numbering.number(np.frombuffer(examined.digests, f"S{DIGEST}"))
         local = samples.column("images")

@@ -91,9 +91,13 @@ class SampleLengths:
     def census(self) -> Census:
         """What was found, in input order."""
 
-        def place(item: tuple[int, Problem]) -> tuple[int, float]:
+        def place(item: tuple[int, Problem]) -> tuple[int, float, int]:
             number, problem = item
-            return number, problem.origin.line or np.inf  # what concerns a file as a whole comes behind its records
+            return (
+                number,
+                problem.origin.line or np.inf,
+                problem.origin.item,
+            )  # what concerns a file as a whole comes behind its records
 
         problems = [problem for _, problem in sorted([*self.index.problems, *self.found], key=place)]
         counts = self.index.records, self.ok, self.shrunk, self.unshown, self.control_texts

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from triptych.errors import ConfigError, Problem
-from triptych.sources import json_files, tables, tars
+from triptych.sources import tables, tars
 from triptych.sources.records import Elements, Kind, Record, Shard, kind_of, shifted
+from triptych.sources.text_files import csv_files, json_files
 
 
 class Reader(Protocol):
@@ -23,7 +24,13 @@ class Reader(Protocol):
 
 def reader(kind: Kind) -> Reader:
     """The module that reads files of this kind."""
-    modules: dict[Kind, Reader] = {"json": json_files, "parquet": tables, "arrow": tables, "tar": tars}
+    modules: dict[Kind, Reader] = {
+        "json": json_files,
+        "csv": csv_files,
+        "parquet": tables,
+        "arrow": tables,
+        "tar": tars,
+    }
     return modules[kind]
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from triptych.errors import ConfigError, Origin, Problem
 from triptych.sources import saved_folder, storage
 
-Kind = Literal["json", "parquet", "arrow", "tar"]
-KINDS: dict[str, Kind] = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow", ".tar": "tar"}
+Kind = Literal["json", "csv", "parquet", "arrow", "tar"]
+KINDS: dict[str, Kind] = {
+    **{".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv"},
+    **{".parquet": "parquet", ".arrow": "arrow", ".tar": "tar"},
+}
+"""By the ending of a data file, upper or lower case."""
 Marks = Literal["inline", "first", "auto"]
 RoleRule = Literal["alternate", "merge", "keep"]
 COLUMNS = (
@@ -33,7 +37,7 @@ COLUMNS = (
 TAGS = ("role", "content", "images", "system", "user", "assistant")
 CHOICE = ("question", "options", "answer", "letters", "instruction")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-"""Endings of compressed JSON files, with pyarrow's names of the compressions."""
+"""Endings of compressed text files, with pyarrow's names of the compressions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,7 @@ class Source:
         """Where the relative image paths of ``data_file`` start from: its folder, or its members if it is a tar."""
         if self.media_dir is not None:
             return self.media_dir
-        return data_file if data_file.endswith(".tar") else storage.parent(data_file)
+        return data_file if data_file.lower().endswith(".tar") else storage.parent(data_file)
 
 
 def kind_of(path: str) -> Kind:
@@ -145,19 +149,19 @@ def kind_of(path: str) -> Kind:
     """
     name, compression = split_compression(path)
     for ending, kind in KINDS.items():
-        if name.endswith(ending):
-            if compression and kind != "json":
+        if name.lower().endswith(ending):
+            if compression and kind not in ("json", "csv"):
                 raise ConfigError(f"{path!r}: a compressed {ending} file allows no random access; unpack it")
             return kind
-    raise ConfigError(f"{path!r}: data files end in {', '.join(KINDS)} (.json and .jsonl also in .gz or .zst)")
+    raise ConfigError(f"{path!r}: data files end in {', '.join(KINDS)} (text files also with .gz or .zst)")
 
 
 def split_compression(path: str) -> tuple[str, str | None]:
     """A file's name without the ending of its compression, and pyarrow's name of that."""
     name = storage.named(path)
     for ending, compression in COMPRESSIONS.items():
-        if name.endswith(ending):
-            return name.removesuffix(ending), compression
+        if name.lower().endswith(ending):
+            return name[: -len(ending)], compression
     return name, None
 
 
@@ -174,13 +178,15 @@ class Shard:
     """Where it begins: byte of a JSON file, row group of Parquet, record batch of Arrow, 0 for a tar."""
     end: int
     """Where the next one begins."""
-    form: Literal["lines", "array", "object", "groups", "tar"]
+    form: Literal["lines", "array", "object", "rows", "groups", "tar"]
     content: bytes | None = None
     """The bytes themselves, where the file can only be read from its beginning."""
     defect: str | None = None
     """What is wrong with the file behind these records; nothing more of it can be read."""
     weight: int = 0
     """Bytes of the file, as stored, that it stands for: what a progress bar counts."""
+    line: int = 1
+    """Line of the file that it begins in; known of arrays only."""
 
 
 @dataclass(slots=True)
@@ -195,7 +201,7 @@ class Elements:
 
 def shifted(origin: Origin, base: int) -> Origin:
     """An origin of a shard as one of its file, ``base`` lines further down."""
-    return Origin(origin.path, origin.line + base) if origin.line else origin
+    return replace(origin, line=origin.line + base) if origin.line else origin
 
 
 def json_type(value: Any) -> str:

@@ -2,7 +2,8 @@
 
 A file that starts with ``[`` is one array (its elements are numbered from 1), anything else is read as JSON lines
 (numbered by line; blank lines are skipped), whatever the name says. One object written over several lines is one
-record. Cutting looks at structure only; no value is built before a worker reads its shard:
+record; lists of records, as elements or on lines, are taken apart. Cutting looks at structure only; no value is built
+before a worker reads its shard:
 
     [ {"a": [1, 2]} , {"b": "x, ]"} , {"c": 3} ]
                     |               |               cut at commas outside strings, at depth 0
@@ -10,17 +11,17 @@ record. Cutting looks at structure only; no value is built before a worker reads
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import IO, Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import orjson
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from triptych.errors import Origin, Problem
 from triptych.sources import storage
-from triptych.sources.records import Elements, Record, Shard, json_type, split_compression
+from triptych.sources.records import Elements, Record, Shard
+from triptych.sources.text_files.elements import loads, parses, reason, records_of, wrong_form
+from triptych.sources.text_files.text import BOM, Text, sniff
 
 SHARD_BYTES = 1 << 18
 """Size of a shard: some hundred records, a tenth of a second of tokenization."""
@@ -31,10 +32,6 @@ MAX_ELEMENT = 1 << 28
 MAX_OBJECT = 1 << 26
 """Bytes of a file that is tried as one object over several lines."""
 
-_STEP = 1 << 16
-"""Bytes that are uncompressed at once: a step that fails gives none of its bytes."""
-_BOM = b"\xef\xbb\xbf"
-
 
 def cut(path: str) -> Iterator[Shard]:
     """The shards of a file: byte ranges where it is plain and local, else the bytes themselves.
@@ -42,14 +39,20 @@ def cut(path: str) -> Iterator[Shard]:
     Raises:
         OSError: if the file cannot be read.
     """
-    with _Text(path) as text:
+    with Text(path) as text:
+        encoding = sniff(text.read(4))
+    with Text(path, encoding) as text:
         head = text.read(HEAD_BYTES)
-        first = head.removeprefix(_BOM).lstrip()[:1]
-        if first == b"{" and (whole := _one_object(text, head)) is not None:
+        begin = head.removeprefix(BOM).lstrip()
+        form = begin[:1]
+        if form == b"{" and (refused := wrong_form(begin, path)) is not None:
+            yield Shard(path, 0, 0, "lines", b"", refused, (storage.stamp(path) or (0, 0))[0])
+            return
+        if form == b"{" and (whole := _one_object(text, head)) is not None:
             yield Shard(path, 0, len(whole), "object", whole, text.defect, text.progress())
             return
-    with _Text(path) as text:
-        if first == b"[":
+    with Text(path, encoding) as text:
+        if form == b"[" and not _is_list_by_line(begin):
             yield from _cut_array(path, text)
         elif text.plain:
             size = text.raw.seek(0, 2)
@@ -73,93 +76,30 @@ def read(shard: Shard) -> Elements:
         elements = _read_array(shard)
     else:
         assert shard.content is not None
-        content = shard.content.removeprefix(_BOM)
+        content = shard.content.removeprefix(BOM)
         line = content[: len(content) - len(content.lstrip())].count(b"\n") + 1
-        elements = Elements([Record(orjson.loads(content), Origin(shard.path, line))], 1)
+        elements = Elements([Record(loads(content), Origin(shard.path, line))], 1)
     if shard.defect is not None:
         elements.records.append(Problem("bad-shape", Origin(shard.path, 0), shard.defect))
     return elements
 
 
-class _Text:
-    """The uncompressed bytes of a file, read from the start."""
-
-    def __init__(self, path: str) -> None:
-        _, self._compression = split_compression(path)
-        self.plain = self._compression is None and not storage.is_remote(path)
-        self.raw = storage.open_binary(path)
-        self._path = path
-        self._stream = self._uncompressed(self.raw)
-        self._position = 0
-        self._seen = 0
-        self.defect: str | None = None
-        """What ended reading before the end of the file."""
-
-    def __enter__(self) -> _Text:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.raw.close()
-
-    def read(self, size: int) -> bytes:
-        """The next ``size`` bytes; fewer at the end, or where a compressed file is damaged."""
-        pieces = []
-        while size > 0 and self.defect is None:
-            try:
-                piece = self._stream.read(size if self._compression is None else min(size, _STEP))
-            except OSError as error:
-                if self._compression is None or error.errno is not None:
-                    raise  # the disk or the network; damaged content has no number
-                self.defect = f"the compressed file is damaged or cut off ({error}): nothing behind this was read"
-                piece = self._in_front_of_damage()
-            if not piece:
-                break
-            pieces.append(piece)
-            size -= len(piece)
-            self._position += len(piece)
-        return b"".join(pieces)
-
-    def _uncompressed(self, file: IO[bytes]) -> Any:
-        return pa.CompressedInputStream(file, self._compression) if self._compression else file
-
-    def _in_front_of_damage(self) -> bytes:
-        """What the step that failed could have given; read anew, as a stream that failed goes no further."""
-        with storage.open_binary(self._path) as file:
-            stream = self._uncompressed(file)
-            for start in range(0, self._position, _STEP):
-                stream.read(min(_STEP, self._position - start))
-            found = bytearray()
-            try:
-                while byte := stream.read(1):
-                    found += byte
-            except OSError:
-                return bytes(found)
-        return bytes(found)
-
-    def progress(self) -> int:
-        """Bytes of the file, as stored, that were read since the last call."""
-        before, self._seen = self._seen, self.raw.tell()
-        return self._seen - before
-
-
-def _one_object(text: _Text, head: bytes) -> bytes | None:
+def _one_object(text: Text, head: bytes) -> bytes | None:
     """The whole file, if it is one object written over several lines."""
-    line, newline, _ = head.removeprefix(_BOM).lstrip().partition(b"\n")
-    if not newline or _parses(line):
+    line, newline, _ = head.removeprefix(BOM).lstrip().partition(b"\n")
+    if not newline or parses(line):
         return None
     whole = head + text.read(MAX_OBJECT)
-    return whole if len(whole) < MAX_OBJECT and _parses(whole.removeprefix(_BOM)) else None
+    return whole if len(whole) < MAX_OBJECT and parses(whole.removeprefix(BOM)) else None
 
 
-def _parses(text: bytes) -> bool:
-    try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return False
-    return True
+def _is_list_by_line(begin: bytes) -> bool:
+    """Whether a file that starts with ``[`` has a list on each line, instead of being one."""
+    line, _, rest = begin.partition(b"\n")
+    return bool(rest.strip()) and parses(line)
 
 
-def _cut_lines(path: str, text: _Text) -> Iterator[Shard]:
+def _cut_lines(path: str, text: Text) -> Iterator[Shard]:
     """Pieces of whole lines, of a file that cannot be entered in the middle."""
     carried: list[bytes] = []
     offset = 0
@@ -177,18 +117,19 @@ def _cut_lines(path: str, text: _Text) -> Iterator[Shard]:
         yield Shard(path, offset, offset + len(content), "lines", content, text.defect, text.progress())
 
 
-def _cut_array(path: str, text: _Text) -> Iterator[Shard]:
+def _cut_array(path: str, text: Text) -> Iterator[Shard]:
     """Pieces of whole elements, the commas between them left out."""
     buffer = text.read(SHARD_BYTES)
     while b"[" not in buffer:
         buffer += text.read(SHARD_BYTES)
     offset = buffer.index(b"[") + 1
+    line = 1 + buffer[:offset].count(b"\n")
     buffer = buffer[offset:]
     any_element = False
 
     def shard(length: int, defect: str | None = None) -> Shard:
         content = None if text.plain else buffer[:length]
-        return Shard(path, offset, offset + length, "array", content, defect, text.progress())
+        return Shard(path, offset, offset + length, "array", content, defect, text.progress(), line)
 
     while True:
         commas, close = _structure(buffer)
@@ -207,6 +148,7 @@ def _cut_array(path: str, text: _Text) -> Iterator[Shard]:
             yield shard(int(commas[-1]))
             any_element = True
             offset += int(commas[-1]) + 1
+            line += buffer[: int(commas[-1]) + 1].count(b"\n")
             buffer = buffer[int(commas[-1]) + 1 :]
         if len(buffer) > MAX_ELEMENT:
             yield shard(0, f"an element is over {MAX_ELEMENT:,} bytes: brackets or quotes do not balance behind here")
@@ -218,7 +160,7 @@ def _cut_array(path: str, text: _Text) -> Iterator[Shard]:
         buffer += more
 
 
-def _only_blank(behind: bytes, text: _Text) -> bool:
+def _only_blank(behind: bytes, text: Text) -> bool:
     while not behind.strip():
         behind = text.read(SHARD_BYTES)
         if not behind:
@@ -260,7 +202,7 @@ def _backslashes(text: bytes, end: int) -> int:
 def _read_lines(shard: Shard) -> Elements:
     content = _whole_lines(shard) if shard.content is None else shard.content
     if shard.start == 0:
-        content = content.removeprefix(_BOM)
+        content = content.removeprefix(BOM)
     lines = content.split(b"\n")
     count = len(lines) - (not lines[-1])
     records: list[Record | Problem] = []
@@ -269,9 +211,9 @@ def _read_lines(shard: Shard) -> Elements:
             continue
         origin = Origin(shard.path, number)
         try:
-            records.append(_record(orjson.loads(line), origin))
+            records += records_of(loads(line), origin)
         except orjson.JSONDecodeError as error:
-            message = f"not valid JSON at column {error.colno}: {_reason(error)}"
+            message = f"not valid JSON at column {error.colno}: {reason(error, line, shard.path)}"
             records.append(Problem("bad-shape", origin, message))
     return Elements(records, count)
 
@@ -312,34 +254,46 @@ def _read_array(shard: Shard) -> Elements:
         elements = orjson.loads(b"[%b]" % content)
     except orjson.JSONDecodeError:
         return _one_by_one(shard, content)
-    records = [_record(element, Origin(shard.path, number)) for number, element in enumerate(elements, 1)]
-    return Elements(records, len(records))
+    lines = _lines_of(shard, content)
+    records: list[Record | Problem] = []
+    for number, element in enumerate(elements, 1):
+        origin = Origin(shard.path, number, lines[number - 1] if lines else 0)
+        if type(element) is dict:
+            records.append(Record(element, origin))
+        else:
+            records += records_of(element, origin)
+    return Elements(records, len(elements))
+
+
+def _lines_of(shard: Shard, content: bytes) -> Sequence[int]:
+    """The line of the file in which each element of a piece of an array begins; none where all is on the first."""
+    if shard.line == 1 and b"\n" not in content:
+        return ()
+    commas, _ = _structure(content)
+    data = np.frombuffer(content, np.uint8)
+    ink, newlines = np.flatnonzero(data > 0x20), np.flatnonzero(data == 0x0A)
+    if not len(ink):
+        return [shard.line] * (len(commas) + 1)
+    starts = np.concatenate(([0], commas + 1))
+    begins = ink[np.minimum(np.searchsorted(ink, starts), len(ink) - 1)]
+    lines: list[int] = (shard.line + np.searchsorted(newlines, begins)).tolist()
+    return lines
 
 
 def _one_by_one(shard: Shard, content: bytes) -> Elements:
     """The elements of a piece of which at least one is not valid JSON."""
     commas, _ = _structure(content)
     edges = [-1, *commas.tolist(), len(content)]
+    lines = _lines_of(shard, content)
     records: list[Record | Problem] = []
     for number in range(1, len(edges)):
         start = edges[number - 1] + 1
         piece = content[start : edges[number]]
-        origin = Origin(shard.path, number)
+        origin = Origin(shard.path, number, lines[number - 1] if lines else 0)
         try:
-            records.append(_record(orjson.loads(piece), origin))
+            records += records_of(loads(piece), origin)
         except orjson.JSONDecodeError as error:
-            reason = _reason(error) if piece.strip() else "a comma without an element behind it"
-            message = f"not valid JSON: {reason} (in the element from byte {shard.start + start:,} of the file)"
+            said = reason(error, piece, shard.path) if piece.strip() else "a comma without an element behind it"
+            message = f"not valid JSON: {said} (in the element from byte {shard.start + start:,} of the file)"
             records.append(Problem("bad-shape", origin, message))
-    return Elements(records, len(records))
-
-
-def _reason(error: orjson.JSONDecodeError) -> str:
-    # The parser's words for bytes that are not UTF-8 speak of surrogates.
-    return "the text is not UTF-8" if "UTF-8" in error.msg else error.msg
-
-
-def _record(element: Any, origin: Origin) -> Record | Problem:
-    if isinstance(element, dict):
-        return Record(element, origin)
-    return Problem("bad-shape", origin, f"a sample is a JSON object, this is {json_type(element)}")
+    return Elements(records, len(edges) - 1)
