@@ -34,6 +34,11 @@ class Origin:
     item: int = 0
     """1-based number within a list of records on that line, or in that element; 0 if it is a record itself."""
 
+    @property
+    def number(self) -> str:
+        """File, and line or element: the same name however the file is laid out."""
+        return f"{self.path}:{self.line}"
+
     def __str__(self) -> str:
         number = f"{self.line}.{self.item}" if self.item else f"{self.line}"
         if self.at and self.at != self.line:

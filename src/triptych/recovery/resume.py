@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from triptych.errors import ConfigError, Problem
+from triptych.errors import ConfigError, Origin, Problem
 from triptych.planning.cost import model_cost
 from triptych.planning.plan import Plan
 from triptych.recovery import changed_settings, checkpoints, data_identity
@@ -187,11 +187,11 @@ def _restore_rejected(start: Start, prepared: Prepared, output: Path, out: Repor
         known = lost_samples(output)
     if start.place is None:
         return
-    reasons = {str(problem.origin): problem for problem in prepared.census["train"].problems}
+    reasons = {problem.origin.number: problem for problem in prepared.census["train"].problems}
     gone = [start.samples.origin(int(number)) for number in (start.place < 0).nonzero()[0]]
-    new = [origin for origin in gone if str(origin) not in known]
+    new = [origin for origin in gone if origin.number not in known]
     problems = [
-        reasons.get(str(origin), Problem("sample-gone", origin, "it was there when the run was started"))
+        reasons.get(origin.number, Problem("sample-gone", origin, "it was there when the run was started"))
         for origin in new
     ]
     append_rejected(output, problems, step=start.step)
@@ -202,9 +202,9 @@ def _restore_rejected(start: Start, prepared: Prepared, output: Path, out: Repor
 
 
 def lost_samples(output: Path) -> set[str]:
-    """Origins of the samples that were lost during the run, from ``rejected.jsonl``."""
+    """Numbers (see ``Origin.number``) of the samples that were lost during the run, from ``rejected.jsonl``."""
     path = output / REJECTED
     if not path.exists():
         return set()
     entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {entry["origin"] for entry in entries if "step" in entry}
+    return {Origin(entry["path"], entry.get("element", entry["line"])).number for entry in entries if "step" in entry}

@@ -336,9 +336,9 @@ class RowTrainer(Trainer):
             return
         if self.settings.data.on_error == "stop":
             raise DataError(found, f"fix the data, {checkpoints.how_to_go_on(self.output)}")
-        new = [problem for problem in found if str(problem.origin) not in self.lost]
+        new = [problem for problem in found if problem.origin.number not in self.lost]
         append_rejected(self.output, new, step=self.state.global_step)
-        self.lost |= {str(problem.origin) for problem in new}
+        self.lost |= {problem.origin.number for problem in new}
         for problem in new:
             self.out.line(f"lost during training: {problem}")
 
