@@ -17,10 +17,37 @@ from triptych.run.environment import wait_asleep
 app = typer.Typer(
     name="triptych",
     help="Fine-tune Qwen-VL models on samples with several images. The plan is exact before any pixel is decoded.",
-    no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
+
+
+FIRST = """\
+triptych quickstart                             try it: train a tiny model in minutes, on a CPU
+triptych init --data train.json --model MODEL   your data: write a run file that fits
+triptych train run.yaml                         train
+triptych chat runs/first/final --image a.jpg    ask the result
+
+`triptych --help` lists all commands, `triptych COMMAND --help` what one takes."""
+
+EXAMPLES = {
+    "init": "triptych init --data data/train.json --model Qwen/Qwen3-VL-4B-Instruct --gpu 24GB",
+    "check": "triptych check data/train.json --media-dir data/images",
+    "plan": "triptych plan run.yaml --gpu 24GB train.gradient_checkpointing=true",
+    "train": "triptych train run.yaml train.epochs=2; several GPUs: accelerate launch -m triptych train run.yaml",
+    "eval": "triptych eval run.yaml eval.limit=200",
+    "export": "triptych export runs/first/final --to models/first",
+    "chat": "triptych chat models/first --image left.jpg --image right.jpg",
+    "index": "triptych index run.yaml --workers 16",
+    "encode": "triptych encode data/train.json --model Qwen/Qwen3-VL-4B-Instruct --out encoded.jsonl",
+    "quickstart": "triptych quickstart --out quickstart",
+    "examples": "triptych examples --to runs",
+    "cache": "triptych cache --prune 30",
+}
+
+
+def _example(command: str) -> str:
+    return f"Example: {EXAMPLES[command]}"
 
 
 def _print_version(asked: bool) -> None:
@@ -54,12 +81,15 @@ AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Read data fil
 
 @app.callback()
 def options(
+    context: typer.Context,
     _: Annotated[
         bool,
         typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
     ] = False,
 ) -> None:
     """Fine-tune Qwen-VL models on samples with several images. The plan is exact before any pixel is decoded."""
+    if context.invoked_subcommand is None:
+        print(FIRST)
 
 
 @app.command()
@@ -70,7 +100,7 @@ def env() -> None:
     print("\n".join(report()))
 
 
-@app.command()
+@app.command(epilog=_example("cache"))
 def cache(
     prune: Annotated[
         int | None, typer.Option(metavar="DAYS", min=0, help="First remove what was not used for so many days.")
@@ -82,7 +112,7 @@ def cache(
     show_cache(prune=prune)
 
 
-@app.command()
+@app.command(epilog=_example("quickstart"))
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("quickstart"),
 ) -> None:
@@ -93,7 +123,7 @@ def quickstart(
     run(out)
 
 
-@app.command()
+@app.command(epilog=_example("init"))
 def init(
     data: Annotated[list[str], typer.Option("--data", metavar="FILE", help="Data file or glob; repeat for several.")],
     model: Annotated[str | None, typer.Option(help="Model folder or hub name; asked for if left out.")] = None,
@@ -115,7 +145,7 @@ def init(
     raise typer.Exit(run_init(data, InitOptions(model, media_dir, held_out, gpu, method, out, force)))
 
 
-@app.command()
+@app.command(epilog=_example("examples"))
 def examples(
     to: Annotated[Path | None, typer.Option(metavar="DIR", help="Write them there; default: list them.")] = None,
 ) -> None:
@@ -125,7 +155,7 @@ def examples(
     run_examples(to)
 
 
-@app.command()
+@app.command(epilog=_example("check"))
 def check(
     data: DataArgument,
     media_dir: MediaDir = None,
@@ -145,7 +175,7 @@ def check(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(epilog=_example("index"))
 def index(
     run: RunArgument,
     overrides: Overrides = None,
@@ -161,7 +191,7 @@ def index(
     run_index(run, overrides or (), engine=engine, workers=workers, address=address)
 
 
-@app.command()
+@app.command(epilog=_example("encode"))
 def encode(
     data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Data files and globs.")],
     model: Annotated[str, typer.Option(help="Model folder or hub name; its weights are not read.")],
@@ -188,7 +218,7 @@ def encode(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(epilog=_example("plan"))
 def plan(
     run: RunArgument,
     overrides: Overrides = None,
@@ -209,7 +239,7 @@ def plan(
     run_plan(run, overrides or (), PlanOptions(world_size, gpu, fit, dry_run_worst, as_json))
 
 
-@app.command()
+@app.command(epilog=_example("train"))
 def train(
     run: RunArgument,
     overrides: Overrides = None,
@@ -224,7 +254,7 @@ def train(
     raise typer.Exit(run_train(run, overrides or (), resume=resume))
 
 
-@app.command("eval")
+@app.command("eval", epilog=_example("eval"))
 def evaluate(
     run: RunArgument,
     overrides: Overrides = None,
@@ -248,7 +278,7 @@ def evaluate(
     run_evaluation(settings, prepared, folder, out)
 
 
-@app.command()
+@app.command(epilog=_example("export"))
 def export(
     folder: Annotated[
         Path,
@@ -278,7 +308,7 @@ def export(
     run_export(folder, to, Terminal(), ExportOptions(dtype, samples, check, target))
 
 
-@app.command()
+@app.command(epilog=_example("chat"))
 def chat(
     model: Annotated[str, typer.Argument(metavar="DIR", help="Exported folder, checkpoint, or any model.")],
     image: Annotated[list[str] | None, typer.Option(help="Image of the first message; repeat for several.")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from rich.text import Text
 
 from triptych.corpus.examine import Census
 from triptych.errors import Problem, fold
-from triptych.run.reporter import Advance, Row
+from triptych.run.reporter import WIDE, Advance, Row
 
 
 class Terminal:
@@ -33,8 +34,11 @@ class Terminal:
     """
 
     def __init__(self) -> None:
+        # On a terminal, lines break between words; what is piped stays one line per message.
         # Without emoji=False the place `data.jsonl:100:` would turn into a picture.
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+        wrapped = sys.stderr.isatty()
+        self.console = Console(stderr=True, highlight=False, soft_wrap=not wrapped, emoji=False)
+        self.width = self.console.width if wrapped else WIDE
 
     def line(self, text: str) -> None:
         """A sentence, or several lines."""

@@ -17,27 +17,33 @@ Advance = Callable[[int], None]
 OnProgress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-# Key in the logs -> (label, format) of the log line, in its order.
-LOG_LINE: dict[str, tuple[str, str]] = {
-    "loss": ("loss", ".4f"),
-    "eval_loss": ("eval loss", ".4f"),
-    "learning_rate": ("lr", ".2e"),
-    "grad_norm": ("grad norm", ".3f"),
-    "tokens_per_second": ("tokens/s", ",.0f"),
-    "images_per_second": ("images/s", ",.1f"),
-    "supervised_tokens_per_second": ("supervised/s", ",.0f"),
-    "row_fill": ("fill", ".1%"),
-    "data_wait": ("data wait", ".1%"),
-    "stored_images": ("stored images", ".1%"),
-    "mfu": ("MFU", ".1%"),
-    "lost_samples": ("lost samples", "d"),
+# Key in the logs -> (head, width, format) of the log's columns, in their order: the last ones need a wide terminal.
+LOG_COLUMNS: dict[str, tuple[str, int, str]] = {
+    "epoch": ("epoch", 6, ".2f"),
+    "loss": ("loss", 8, ".4f"),
+    "learning_rate": ("rate", 8, ".1e"),
+    "grad_norm": ("grad", 7, ".3f"),
+    "tokens_per_second": ("tokens/s", 9, ",.0f"),
+    "images_per_second": ("images/s", 8, ",.1f"),
+    "row_fill": ("fill", 6, ".0%"),
+    "data_wait": ("wait", 5, ".0%"),
+    "mfu": ("MFU", 5, ".0%"),
+    "supervised_tokens_per_second": ("targets/s", 10, ",.0f"),
+    "stored_images": ("stored", 7, ".0%"),
 }
+HEAD_EVERY = 20
+"""Log lines between two heads."""
+WIDE = 120
+"""Columns of what goes to no terminal."""
 
 CONTROL_EXAMPLES = "<|im_end|> and <|image_pad|>"
 
 
 class Reporter(Protocol):
     """Who is told how the work goes. Texts are plain: nothing in them is markup."""
+
+    width: int
+    """Characters that a line has room for"""
 
     def line(self, text: str) -> None:
         """A sentence, or several lines."""
@@ -56,6 +62,7 @@ class LogReporter:
     """Writes to the logger ``triptych``, and tells a function how far the work is."""
 
     def __init__(self, progress: OnProgress | None = None) -> None:
+        self.width = WIDE
         self._progress = progress
         self._logger = logging.getLogger("triptych")
 
@@ -109,13 +116,44 @@ class _Examination:
         """All problems are in the census."""
 
 
-def log_line(logs: Mapping[str, Any], step: int, steps: int) -> str:
-    """One line of a run's log."""
-    parts = [f"step {step}/{steps}"]
-    if "epoch" in logs:
-        parts.append(f"epoch {logs['epoch']:.2f}")
-    parts += [f"{label} {logs[key]:{form}}" for key, (label, form) in LOG_LINE.items() if logs.get(key) is not None]
-    return "  ".join(parts)
+class LogLines:
+    """A run's log in columns of fixed width, as many as a line has room for; the head comes again now and then."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._columns: list[str] = []
+        self._since_head = 0
+
+    def lines(self, logs: Mapping[str, Any], step: int, steps: int) -> list[str]:
+        """What to print for one report."""
+        place = f"{step}/{steps}".rjust(2 * len(str(steps)) + 1)
+        if logs.get("eval_loss") is not None:
+            return [f"{place}  held-out loss {logs['eval_loss']:.4f}"]
+        lines = []
+        if not self._columns or self._since_head == HEAD_EVERY:
+            self._columns = self._fitting(logs, len(place))
+            heads = (LOG_COLUMNS[key][0].rjust(LOG_COLUMNS[key][1]) for key in self._columns)
+            lines.append(" ".join(["step".rjust(len(place)), *heads]))
+            self._since_head = 0
+        self._since_head += 1
+        values = (_cell(logs.get(key), *LOG_COLUMNS[key][1:]) for key in self._columns)
+        lines.append(" ".join([place, *values]))
+        if logs.get("lost_samples"):
+            lines.append(f"{place}  lost samples: {logs['lost_samples']:,}")
+        return lines
+
+    def _fitting(self, logs: Mapping[str, Any], used: int) -> list[str]:
+        """The columns that there is something for, and room."""
+        found = []
+        for key, (_, width, _) in LOG_COLUMNS.items():
+            if logs.get(key) is not None and used + 1 + width <= self._width:
+                found.append(key)
+                used += 1 + width
+        return found
+
+
+def _cell(value: Any, width: int, form: str) -> str:
+    return ("-" if value is None else f"{value:{form}}").rjust(width)
 
 
 def census_line(census: Census) -> str:

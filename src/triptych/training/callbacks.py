@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from triptych.planning.plan import Plan
 from triptych.recovery.stopping import Stopped
-from triptych.run.reporter import Advance, Reporter, log_line
+from triptych.run.reporter import Advance, LogLines, Reporter
 from triptych.run.settings import RunSettings
 
 LOG = "log.jsonl"
@@ -80,6 +80,7 @@ class ReportCallback(TrainerCallback):
 
     def __init__(self, out: Reporter) -> None:
         self.out = out
+        self.log = LogLines(out.width)
         self.bar = ExitStack()
         self.advance: Advance = ignore
         self.done = 0
@@ -102,7 +103,8 @@ class ReportCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if logs and ("loss" in logs or "eval_loss" in logs):
-            self.out.line(log_line(logs, state.global_step, state.max_steps))
+            for line in self.log.lines(logs, state.global_step, state.max_steps):
+                self.out.line(line)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
