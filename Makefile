@@ -23,7 +23,7 @@ $(DEV_STAMP): $(STAMP)
 	touch $(DEV_STAMP)
 
 quickstart: $(STAMP)  ## Train the embedded tiny model on the embedded data, evaluate, show (a few minutes)
-	rm -rf quickstart
+	rm -rf quickstart/run quickstart/data quickstart/naming quickstart/base
 	$(BIN)/triptych quickstart --out quickstart
 
 test: $(DEV_STAMP)  ## Run the tests

@@ -5,7 +5,7 @@ tensors (torch's FakeTensorMode), which have a size and no content. A row of sam
 forward pass, the backward pass and AdamW's step as in training, under bfloat16 autocast and torch's varlen attention;
 then a second row, with the gradients of the first still there, as where a step has more than one row. A dispatch mode
 adds up every storage that is alive, as torch's `MemTracker` does, which cannot be used itself: it takes no frozen
-parameters. The peak is compared with the forecast. What a GPU's allocator rounds up and kernels use inside is in neither.
+parameters. The peak is compared with the forecast. In neither is what a GPU's allocator rounds up and kernels use.
 Families with recurrent layers are counted on transformers' reference path, sample by sample, as they run without their
 kernels.
 
@@ -140,9 +140,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen3_vl-32B": _qwen3("qwen3_vl", _text(5120, 25600, 64, 64, 8), QWEN3_LARGE, tied=False),
     "qwen3_vl_moe-30B": _qwen3("qwen3_vl_moe", _text(2048, 6144, 48, 32, 4, **EXPERTS), QWEN3_LARGE, tied=False),
     "qwen3_5-9B": _qwen3("qwen3_5", _text(4096, 12288, 32, 16, 4), QWEN3_LARGE, tied=False),
-    "qwen3_5-27B": _qwen3(
-        "qwen3_5", _text(5120, 17408, 64, 24, 4, linear_num_value_heads=48), QWEN3_LARGE, tied=False
-    ),
+    "qwen3_5-27B": _qwen3("qwen3_5", _text(5120, 17408, 64, 24, 4, linear_num_value_heads=48), QWEN3_LARGE, tied=False),
     "qwen3_5_moe-35B": _qwen3("qwen3_5_moe", {"hidden_size": 2048, "num_hidden_layers": 40}, QWEN3_LARGE, tied=False),
 }
 METHODS: dict[str, dict[str, Any]] = {

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import tiny
 
 HEAVY = ("torch", "transformers", "pyarrow", "pydantic", "numpy", "PIL")
@@ -72,3 +74,66 @@ def test_the_version_and_what_a_bug_report_needs() -> None:
     assert done.returncode == 0
     for start in ("python 3.", "device ", "transformers 5.", "cache folder "):
         assert any(line.startswith(start) for line in done.stdout.splitlines()), start
+
+
+def test_without_arguments_the_four_commands_that_matter_are_shown() -> None:
+    done, imported = triptych()
+    assert done.returncode == 0
+    assert [line.split()[1] for line in done.stdout.splitlines()[:4]] == ["quickstart", "init", "train", "chat"]
+    assert not imported
+
+
+def test_every_command_shows_an_example() -> None:
+    for command in ("init", "plan", "train", "chat"):
+        done, imported = triptych(command, "--help")
+        assert f"Example: triptych {command}" in done.stdout
+        assert not imported
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_log_lines_have_columns_of_fixed_width_and_fit_the_terminal(width: int) -> None:
+    from triptych.run.reporter import LogLines
+
+    logs = {
+        "epoch": 12.34,
+        "loss": 12.3456,
+        "learning_rate": 1e-4,
+        "grad_norm": 123.456,
+        "tokens_per_second": 123_456.7,
+        "images_per_second": 1_234.5,
+        "row_fill": 0.98,
+        "data_wait": 0.01,
+        "mfu": 0.42,
+        "supervised_tokens_per_second": 12_345.6,
+        "stored_images": 0.5,
+    }
+    log = LogLines(width)
+    lines = [line for step in range(1, 45) for line in log.lines({**logs, "loss": 10 / step}, step * 100, 12_000)]
+    assert sum("loss" in line for line in lines) == 3, "the head, now and then"
+    assert len({len(line) for line in lines}) == 1
+    assert len(lines[0]) <= width
+    assert ("targets/s" in lines[0]) == (width == 120)
+    assert log.lines({"eval_loss": 0.5}, 4500, 12_000) == [" 4500/12000  held-out loss 0.5000"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_line_of_plan_or_check_is_wider_than_the_terminal(
+    width: int, small_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    from rich.console import Console
+
+    from triptych import terminal
+    from triptych.commands.check import check
+    from triptych.commands.plan import PlanOptions, plan
+
+    shown = io.StringIO()
+    monkeypatch.setattr(terminal, "Console", lambda **_: Console(file=shown, width=width, emoji=False, highlight=False))
+    monkeypatch.chdir(tmp_path)
+    run = tiny.write_run(tmp_path, small_model_dir, tiny.write_dataset(tmp_path, 8), train={"rows_per_step": 2})
+    plan(run, (), PlanOptions(world_size=2, gpu="12GB"))
+    assert check([str(run)], media_dir=None, as_json=False) == 0
+    lines = shown.getvalue().splitlines()
+    assert any(line.startswith("memory:") for line in lines)
+    assert max(map(len, lines)) <= width

@@ -178,3 +178,72 @@ def test_the_estimate_is_what_the_backward_pass_is_given(run_file: Path, overrid
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert (step.gradients, step.optimizer) == (4 * trained, 8 * trained)
     assert step.weights == sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def test_the_verdict_says_device_memory_and_time(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan(run_file, (), PlanOptions(gpu="24GB"))
+    shown = capsys.readouterr().err
+    assert "device:  24 GB GPU (as RTX 4090), bfloat16" in shown
+    assert "estimated: fits the 23.7 GB for tensors" in shown
+    assert "(assumed: 25% of 165 TFLOP/s; not measured)" in shown
+    plan(run_file, (), PlanOptions(gpu="H100"))
+    assert "device:  H100 (80 GB), bfloat16" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="not known; give its memory"):
+        plan(run_file, (), PlanOptions(gpu="Voodoo"))
+
+
+def test_what_does_not_fit_is_said_with_what_would_save(
+    run_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("triptych.estimate.devices.GIB", 2**20)  # a GPU of 12 MB for a tiny model
+    plan(run_file, (), PlanOptions(gpu="12GB"))
+    shown = capsys.readouterr().err
+    assert "does NOT fit" in shown
+    saved = cells(shown)
+    assert float(saved["model.train=lora"]) >= 0
+    assert "train.gradient_checkpointing=true" in saved
+
+
+def test_json_holds_what_is_shown(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan(run_file, (), PlanOptions(gpu="24GB", fit=True, as_json=True))
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["fits"] is True
+    assert printed["memory_bytes"]["total"] <= printed["device"]["usable_bytes"]
+    assert printed["batch"]["tokens"] % 256 == 0
+    assert printed["rows"] == 2
+
+
+def test_rows_that_fit_are_the_largest_that_do(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from triptych.estimate.devices import named_target
+    from triptych.estimate.fit import STEP, fitted, largest_row, longest
+    from triptych.estimate.forecast import Forecast
+
+    settings = load(run_file)
+    prepared = prepare(settings, ("train",), Terminal())
+    corpus = prepared.corpora["train"]
+    monkeypatch.setattr("triptych.estimate.devices.GIB", 2**20)
+    forecast = Forecast(settings, prepared.files, named_target("24GB", settings.model))
+    tokens = largest_row(forecast, longest(corpus))
+    assert tokens is not None
+    room = forecast.target.usable
+    assert room is not None
+    most = longest(corpus).tokens
+    assert forecast.step(longest(corpus).row(tokens)).total <= room
+    assert tokens + STEP > most or forecast.step(longest(corpus).row(tokens + STEP)).total > room
+    monkeypatch.setattr("triptych.estimate.devices.GIB", 2**17)
+    with pytest.raises(ConfigError, match="longest sample alone"):
+        fitted(Forecast(settings, prepared.files, named_target("12GB", settings.model)), corpus)
+
+
+def test_batch_auto_trains_and_goes_on_with_the_same_rows(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from triptych.training.train import train
+
+    content = json.loads(run_file.read_text())
+    content["batch"] = "auto"
+    run_file.write_text(json.dumps(content))
+    settings = load(run_file, ("train.epochs=1", "train.save_every=1"))
+    assert settings.batch.auto
+    final = train(settings, prepare(settings, ("train",), Terminal()), console.console())
+    assert "batch: auto: rows of" in capsys.readouterr().err
+    assert load(final / "run.yaml").batch.tokens is not None
+    train(settings, prepare(settings, ("train",), Terminal()), console.console(), resume=True)

@@ -92,26 +92,6 @@ def options(
         print(FIRST)
 
 
-@app.command()
-def env() -> None:
-    """Print what a bug report needs: versions, device, cache folder, packages outside the tried range."""
-    from triptych.commands.env import report
-
-    print("\n".join(report()))
-
-
-@app.command(epilog=_example("cache"))
-def cache(
-    prune: Annotated[
-        int | None, typer.Option(metavar="DAYS", min=0, help="First remove what was not used for so many days.")
-    ] = None,
-) -> None:
-    """Show what the cache folder holds and how much space it takes; all of it can be made again."""
-    from triptych.commands.cache import cache as show_cache
-
-    show_cache(prune=prune)
-
-
 @app.command(epilog=_example("quickstart"))
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("quickstart"),
@@ -327,6 +307,26 @@ def chat(
     raise typer.Exit(
         run_chat(model, image or (), max_new_tokens=max_new_tokens, temperature=temperature, thinking=thinking)
     )
+
+
+@app.command()
+def env() -> None:
+    """Print what a bug report needs: versions, device, cache folder, packages outside the tried range."""
+    from triptych.commands.env import report
+
+    print("\n".join(report()))
+
+
+@app.command(epilog=_example("cache"))
+def cache(
+    prune: Annotated[
+        int | None, typer.Option(metavar="DAYS", min=0, help="First remove what was not used for so many days.")
+    ] = None,
+) -> None:
+    """Show what the cache folder holds and how much space it takes; all of it can be made again."""
+    from triptych.commands.cache import cache as show_cache
+
+    show_cache(prune=prune)
 
 
 def main() -> None:

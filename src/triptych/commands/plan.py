@@ -153,14 +153,13 @@ class PlanView:
         """Device, memory and time, a line each."""
         target, batch = self.forecast.target, self.settings.batch
         precision = str(target.precision).removeprefix("torch.")
-        needed = f"the largest row needs {self.step.total / 1e9:.1f} GB, estimated"
+        needed = f"{self.step.total / 1e9:.1f} GB for the largest row, estimated"
         if target.usable is None:
-            memory = f"{needed}; compare with a GPU: --gpu 24GB"
+            memory = f"{needed}; --gpu 24GB compares it with a GPU"
         elif self.fits():
-            memory = f"{needed}: fits {target.usable / 1e9:.1f} GB"
+            memory = f"{needed}: fits the {target.usable / 1e9:.1f} GB for tensors"
         else:
-            short = (self.step.total - target.usable) / 1e9
-            memory = f"{needed}: {short:.1f} GB more than the {target.usable / 1e9:.1f} GB there are; see what saves"
+            memory = f"{needed}: does NOT fit the {target.usable / 1e9:.1f} GB for tensors"
         lines = {"device": f"{target.name}, {precision}", "memory": memory, "time": str(self.duration)}
         if self.options.fit or batch.auto:
             lines["rows"] = f"batch.tokens={batch.tokens} is the largest that fits, by this estimate"

@@ -83,13 +83,13 @@ def named_target(text: str, settings: ModelSettings) -> Target:
             raise ConfigError(f"--gpu {text}: give the memory of one GPU in GB, such as 24GB")
         nearest = min(SIZES, key=lambda known: abs(known - gigabytes))
         example, peak = SIZES[nearest]
-        return Target(f"a GPU of {gigabytes} GB (as {example})", gigabytes * GIB, precision, support, peak, here=False)
+        return Target(f"{gigabytes} GB GPU (as {example})", gigabytes * GIB, precision, support, peak, here=False)
     name = next((key for key in sorted(MEMORY, key=len, reverse=True) if key.lower() in text.lower()), None)
     if name is None:
         known = ", ".join([*(f"{size}GB" for size in SIZES), *MEMORY])
         raise ConfigError(f"--gpu {text}: not known; give its memory, such as 24GB, or one of: {known}")
     peak = PEAKS.get(name) or next(peak for example, peak in SIZES.values() if name in example)
-    return Target(f"a GPU of {MEMORY[name]} GB ({name})", MEMORY[name] * GIB, precision, support, peak, here=False)
+    return Target(f"{name} ({MEMORY[name]} GB)", MEMORY[name] * GIB, precision, support, peak, here=False)
 
 
 def find_target(gpu: str | None, settings: ModelSettings) -> Target:

@@ -12,8 +12,8 @@ from triptych.estimate.devices import Target
 from triptych.estimate.forecast import RowSums
 from triptych.planning.cost import UNIT
 
-ASSUMED_SHARE = 0.35
-"""Of the device's peak rate, where nothing was measured; tools of the field publish 30 to 45% for such runs."""
+ASSUMED_SHARE = 0.25
+"""Of the device's peak rate, where nothing was measured: an H200 was measured at 22 to 34% (docs/benchmarks.md)."""
 RECOMPUTED = 4 / 3
 """FLOPs under gradient checkpointing, relative to without."""
 LOG = "log.jsonl"
@@ -51,9 +51,9 @@ def estimate(
     if rate is not None:
         return Duration(float(rows.tokens.sum()) / rate, f"{rate:,.0f} tokens/s, measured in {output / LOG}")
     if costs is None or target.peak is None:
-        return Duration(None, f"no measured rate of {target.name}; --dry-run-worst measures a row, a short run more")
+        return Duration(None, f"{target.name} was not measured; --dry-run-worst runs a row")
     flops = costs * UNIT * (RECOMPUTED if checkpointing else 1)
-    source = f"assumed: {ASSUMED_SHARE:.0%} of the {target.peak / 1e12:,.0f} TFLOP/s of {target.name}"
+    source = f"assumed: {ASSUMED_SHARE:.0%} of {target.peak / 1e12:,.0f} TFLOP/s; not measured"
     return Duration(flops / (target.peak * ASSUMED_SHARE * ranks), source)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -21,6 +22,9 @@ NAMING_SAMPLES = 100
 SEED = 7
 NAMING = "name"
 """The one task that the base model knows; the others are what the quickstart teaches."""
+NEXT = """\
+Your data next:
+  triptych init --data train.json --model Qwen/Qwen3-VL-4B-Instruct --gpu 24GB"""
 
 
 def run(out: Path) -> None:
@@ -29,6 +33,7 @@ def run(out: Path) -> None:
     Raises:
         ConfigError: if ``out`` holds an earlier run.
     """
+    began = time.monotonic()
     terminal = Terminal()
     written = write_files(out, terminal)
     settings = run_file.load(written)
@@ -47,6 +52,9 @@ def run(out: Path) -> None:
     title = "Exact match on held-out scans"
     terminal.table(title, ("task", "base", "fine-tuned"), rows)
     _name_files(out, settings, final, terminal)
+    minutes, seconds = divmod(round(time.monotonic() - began), 60)
+    terminal.line(f"all of it took {minutes} min {seconds} s")
+    terminal.line(NEXT)
 
 
 def write_files(out: Path, terminal: Terminal) -> Path:
