@@ -222,7 +222,7 @@ def test_rows_that_fit_are_the_largest_that_do(run_file: Path, monkeypatch: pyte
     prepared = prepare(settings, ("train",), Terminal())
     corpus = prepared.corpora["train"]
     monkeypatch.setattr("triptych.estimate.devices.GIB", 2**20)
-    forecast = Forecast(settings, prepared.files, named_target("24GB", settings.model))
+    forecast = Forecast(settings, prepared.files, named_target("80GB", settings.model))
     tokens = largest_row(forecast, longest(corpus))
     assert tokens is not None
     room = forecast.target.usable
@@ -235,15 +235,14 @@ def test_rows_that_fit_are_the_largest_that_do(run_file: Path, monkeypatch: pyte
         fitted(Forecast(settings, prepared.files, named_target("12GB", settings.model)), corpus)
 
 
-def test_batch_auto_trains_and_goes_on_with_the_same_rows(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from triptych.training.train import train
+def test_batch_auto_trains_and_goes_on_with_the_same_rows(run_file: Path) -> None:
+    from triptych.api import load_run, train
 
     content = json.loads(run_file.read_text())
     content["batch"] = "auto"
     run_file.write_text(json.dumps(content))
-    settings = load(run_file, ("train.epochs=1", "train.save_every=1"))
-    assert settings.batch.auto
-    final = train(settings, prepare(settings, ("train",), Terminal()), console.console())
-    assert "batch: auto: rows of" in capsys.readouterr().err
+    run = load_run(run_file, {"train.epochs": 1, "train.save_every": 1})
+    assert run.settings.batch.auto
+    final = train(run).final
     assert load(final / "run.yaml").batch.tokens is not None
-    train(settings, prepare(settings, ("train",), Terminal()), console.console(), resume=True)
+    train(run, resume=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -336,6 +337,8 @@ def main() -> None:
     wait_asleep()
     # Said aloud, or the tokenizer warns whenever a process that used its threads starts another.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # Said by peft to transformers; nothing that a user could do about.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     try:
         app()
     except TriptychError as error:
