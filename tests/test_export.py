@@ -421,7 +421,7 @@ def test_the_card_holds_the_numbers_of_the_run(exported: dict[str, Exported]) ->
     assert f"| all | 5 | {100 * scores['all']['exact_match']:.1f}% |" in text
     longest = max(int(split.lengths.tokens.max()) for split in item.run.corpora.values())
     most = max(int(split.image_counts.max()) for split in item.run.corpora.values())
-    assert f"--max-model-len {longest + 8}\n" in text
+    assert f"--max-model-len {longest + 8} " in text
     assert f'--limit-mm-per-prompt \'{{"image": {most}, "video": 0}}\'' in text
     assert "(3,136 to 6,400 px per image)" in text
     assert text.rstrip().endswith("```")

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from triptych.errors import ConfigError, ModelError
 from triptych.exporting import claims, serving
 from triptych.exporting.claims import PROOF, Expected, Proof, ProofError, Step
+from triptych.exporting.generation import write_generation
 from triptych.exporting.hub import HubTarget, push_folder
 from triptych.exporting.model_card import CARD, write_card
 from triptych.exporting.proof_samples import Witness, roomy_device
@@ -102,6 +103,7 @@ def _merge(run: TrainedRun, dtype: torch.dtype) -> PreTrainedModel:
 
 def _save(model: PreTrainedModel, run: TrainedRun, out: Path) -> None:
     model.save_pretrained(out)
+    write_generation(model.generation_config, run.base, out)
     extra = {RUN_FILE: run_file.to_yaml(run.settings)}
     ProcessorFiles(run.files, run.geometry, extra).save_pretrained(out)
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from triptych.exporting import serving
+from triptych.exporting import generation, serving
 from triptych.exporting.claims import Proof
 from triptych.exporting.trained_run import TrainedRun
 from triptych.family.selectors import PARTS
@@ -54,7 +54,7 @@ def write_card(path: Path, target: str, run: TrainedRun, proof: Proof, wanted: s
         proof=proof,
         wanted=wanted,
         commands=[serving.vllm(target, wanted), serving.transformers(target)],
-        notes=serving.notes(wanted, run.geometry),
+        notes=[generation.note(run.base), *serving.notes(wanted, run.geometry)],
         run_file=run_file.to_yaml(run.settings).strip(),
     )
     path.write_text(text, encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from triptych.corpus.corpus import Corpus
+from triptych.exporting.generation import GREEDY
 from triptych.images.geometry import Geometry
 from triptych.text.template import Template
 
@@ -85,6 +86,8 @@ def vllm(target: str, wanted: Demands) -> str:
         # Room for videos, which these models also take, would cost the server memory.
         lines.append(f"--limit-mm-per-prompt '{json.dumps({'image': wanted.images, 'video': 0})}'")
     lines.append(f"--max-model-len {wanted.length}")
+    # The folder's own file says the same; the option holds also where it is not read.
+    lines.append(f"--override-generation-config '{json.dumps(GREEDY)}'")
     if wanted.skip_thinking:
         lines.append(f"--default-chat-template-kwargs '{json.dumps({'enable_thinking': False})}'")
     return " \\\n  ".join(lines)

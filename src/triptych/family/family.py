@@ -30,6 +30,8 @@ class Family:
     """Names of the projector's modules inside the model."""
     recurrent: bool = False
     """Whether some language layers carry a state from token to token, instead of attending."""
+    processor: str = "Qwen3VLProcessor"
+    """transformers' class of its processor: by this name, AutoProcessor loads a folder that has no ``config.json``."""
 
 
 # The mergers of inner tower layers, whose outputs go into the first language layers, beside the last one.
@@ -41,10 +43,12 @@ FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(
         name="Qwen2-VL",
         style=ChatStyle(default_system="You are a helpful assistant."),
+        processor="Qwen2VLProcessor",
     ),
     "qwen2_5_vl": Family(
         name="Qwen2.5-VL",
         style=ChatStyle(default_system="You are a helpful assistant."),
+        processor="Qwen2_5_VLProcessor",
     ),
     "qwen3_vl": Family(name="Qwen3-VL", style=ChatStyle(), merger=DEEPSTACK),
     "qwen3_vl_moe": Family(name="Qwen3-VL-MoE", style=ChatStyle(), merger=DEEPSTACK),

@@ -33,6 +33,7 @@ PROCESSOR_FILES = (
     "processor_config.json",
     "video_preprocessor_config.json",
 )
+CHANGED_FILES = ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
 
 
 def load_model(
@@ -120,13 +121,22 @@ class ProcessorFiles:
             source = self.files.folder / name
             if not source.exists():
                 continue
-            if name in ("preprocessor_config.json", "processor_config.json"):
-                content = self._limited(json.loads(source.read_text(encoding="utf-8")))
+            if name in CHANGED_FILES:
+                content = self._changed(name, json.loads(source.read_text(encoding="utf-8")))
                 (target / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             else:
                 shutil.copyfile(source, target / name)
         for name, text in self.extra.items():
             (target / name).write_text(text, encoding="utf-8")
+
+    def _changed(self, name: str, content: dict[str, Any]) -> dict[str, Any]:
+        """What a processor or tokenizer file says after training."""
+        # Without its class, AutoProcessor asks config.json, which a folder of adapters does not have.
+        content = {"processor_class": self.files.family.processor, **content}
+        if name == "tokenizer_config.json":
+            # Prompts of a batch end together where their answers begin.
+            return {**content, "padding_side": "left"}
+        return self._limited(content)
 
     def _limited(self, content: dict[str, Any]) -> dict[str, Any]:
         if isinstance(content.get("image_processor"), dict):  # processor_config.json nests it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import warnings
 from collections.abc import Iterator
@@ -191,12 +192,16 @@ def released_dtype(folder: Path) -> torch.dtype:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without the progress bars of transformers, which appear once per model loaded."""
+    """Without what transformers shows per model loaded: progress bars, and that greedy answers ignore temperature 0."""
     shown = is_progress_bar_enabled()
     disable_progress_bar()  # type: ignore[no-untyped-call]
+    checks = logging.getLogger("transformers.generation.configuration_utils")
+    level = checks.level
+    checks.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        checks.setLevel(level)
         if shown:
             enable_progress_bar()  # type: ignore[no-untyped-call]
 
