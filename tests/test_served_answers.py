@@ -16,16 +16,16 @@ from transformers.utils import logging as transformers_logging
 
 import tiny
 from triptych.exporting import generation
-from triptych.exporting.export import export
+from triptych.exporting.export import ExportOptions, export
 from triptych.exporting.generation import BASE_GENERATION, GENERATION_CONFIG
 from triptych.family.family import FAMILIES, read_model_files
 from triptych.inference.evaluate import PromptDataset
 from triptych.inference.generate import Prompt, answer
 from triptych.model.loading import PixelNormalizer
 from triptych.model.trained import quiet_loading
-from triptych.run import console
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
+from triptych.terminal import Terminal
 from triptych.training.train import train
 
 # peft 0.21 still reads the attribute that transformers 5.23 renamed.
@@ -50,15 +50,15 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     sources = {"eval": [{"path": str(data)}]}
     optimisation = {"warmup": 0, "learning_rate": 2e-3}
     settings = load(tiny.write_run(folder, base, data, model=lora, data=sources, train=optimisation))
-    final = train(settings, prepare(settings, ("train", "eval"), console.console()), console.console())
-    export(final, folder / "out", console.console(), dtype="float32")
+    final = train(settings, prepare(settings, ("train", "eval"), Terminal()), Terminal())
+    export(final, folder / "out", Terminal(), ExportOptions(dtype="float32"))
     return final, folder / "out"
 
 
 def test_an_export_answers_without_settings_as_eval_does(exported: tuple[Path, Path]) -> None:
     final, out = exported
     settings = load(final / "run.yaml")
-    prepared = prepare(settings, ("eval",), console.console())
+    prepared = prepare(settings, ("eval",), Terminal())
     files = read_model_files(str(out))
     model = AutoModelForImageTextToText.from_pretrained(out).eval()
     corpus = prepared.corpora["eval"]
