@@ -26,7 +26,7 @@ def greedy(base: GenerationConfig | None) -> dict[str, Any]:
 
 
 def write_generation(base: GenerationConfig | None, folder: Path, out: Path) -> None:
-    """Write how the export ``out`` answers, and keep the own settings of the base beside it.
+    """Write how the export ``out`` answers; where the base's own settings differ from that, keep them beside it.
 
     Args:
         base: what the trained model would answer with.
@@ -36,7 +36,7 @@ def write_generation(base: GenerationConfig | None, folder: Path, out: Path) -> 
     text = json.dumps(greedy(base), indent=2) + "\n"
     (out / GENERATION_CONFIG).write_text(text, encoding="utf-8")
     source = folder / GENERATION_CONFIG
-    if source.exists():
+    if own_settings(folder):
         target = out / BASE_GENERATION
         target.mkdir(exist_ok=True)
         (target / GENERATION_CONFIG).write_bytes(source.read_bytes())
