@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 
 from triptych.corpus.corpus import Corpus
-from triptych.errors import Problem
+from triptych.errors import Origin, Problem
 from triptych.images.pixels import Decode
 from triptych.planning.plan import Plan
 from triptych.rows.builder import KnownFeatures, Row, RowBuilder
@@ -169,6 +169,10 @@ class RowDataset(torch.utils.data.Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.plan)
+
+    def origin(self, sample: int) -> Origin:
+        """Where a sample of a row comes from."""
+        return self.loader.builder.corpus.origin(sample)
 
     def __getitem__(self, row: int) -> Batch:
         return to_batch(self.loader.take(row))

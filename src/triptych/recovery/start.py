@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from triptych.recovery import checkpoints, output_folder, resume
+from triptych.recovery import checkpoints, output_folder, resources, resume
 from triptych.recovery.resume import RUN_FILE, Start
 from triptych.recovery.stopping import Stop
 from triptych.run import run_file
@@ -41,9 +41,10 @@ def starting(
         ConfigError: if there is nothing to resume, a setting or sample changed, or the folder is another run's.
         DataError: with all problems, under ``data.on_error: stop``.
         ModelError: if the model folder cannot be used.
+        ResourceError: for a disk or memory that is full or cannot be used, also while training.
     """
     stop, output = stop or Stop(), Path(settings.output)
-    with output_folder.claimed(output):
+    with resources.explained(output), output_folder.claimed(output):
         if resuming:
             resumed = resume.settle(resume.find_checkpoint(output, out), settings, overrides, out)
             stop.check()

@@ -21,11 +21,12 @@ from triptych.forward.flops import FlopCounter, device_peak
 from triptych.forward.row_forward import RowForward
 from triptych.model.parts import plain_name
 from triptych.planning.plan import Plan
-from triptych.recovery import checkpoints
+from triptych.recovery import checkpoints, resources
 from triptych.recovery.resume import Start, lost_samples
 from triptych.run.prepare import REJECTED, append_rejected
 from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
+from triptych.training.steps import StepRows
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -79,6 +80,8 @@ class RowTrainer(Trainer):
         """Origins of the samples that were lost during the run"""
         self.stop_asked: str | None = None
         """Name of the signal after which all ranks end with this step"""
+        self.rows = StepRows(self.output, out, self.train_dataset, forward.features, alone=self.args.world_size == 1)
+        """Of the step that is going on"""
         self._seal: checkpoints.Seal | None = None
         """Of the checkpoint that is being written"""
         self.meter = Meter()
@@ -121,6 +124,28 @@ class RowTrainer(Trainer):
         # Gradients are averaged over ranks; the sum is wanted.
         return loss * self.args.world_size
 
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Forward and backward of a row; one that does not fit in memory is split into its samples."""
+        step = super().training_step
+        return self.rows.train(
+            inputs["batch"],
+            lambda batch: step(model, {"batch": batch}, num_items_in_batch),
+            lambda: model.zero_grad(),
+            self.state.global_step + 1,
+        )
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The gradient norm; Trainer asks for it once per step, before the weights change.
+
+        Raises:
+            DivergedError: if it or a loss is not finite.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        self.rows.check(norm, self._get_learning_rate(), self.state.global_step + 1)
+        return norm
+
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Mean cross entropy per supervised token of the eval samples, over all ranks."""
         prefix = kwargs.get("metric_key_prefix", "eval")
@@ -134,7 +159,7 @@ class RowTrainer(Trainer):
                 batch: Batch = item["batch"].to(self.args.device)
                 self._settle(batch.problems)
                 with self.accelerator.autocast():
-                    loss = self.forward.summed_loss(model, batch)
+                    loss = self.rows.evaluate(batch, lambda row: self.forward.summed_loss(model, row))
                 totals += torch.stack((loss.double(), loss.new_tensor(len(batch.targets)).double()))
                 samples += len(batch.samples)
                 advance(1)
@@ -177,9 +202,23 @@ class RowTrainer(Trainer):
                 best_folder = self.state.best_model_checkpoint
                 keep = self.args.save_total_limit
                 checkpoints.remove_old(self.output, keep, Path(best_folder) if best_folder else None)
+        except Exception as error:
+            shutil.rmtree(folder, ignore_errors=True)  # what a full disk needs first
+            text = resources.explain(error, self.output, folder, self._checkpoint_bytes())
+            if text is None:
+                raise
+            raise resources.ResourceError(text) from error
         finally:
             self._seal = None
         self.accelerator.wait_for_everyone()
+
+    def _checkpoint_bytes(self) -> int:
+        """About what a checkpoint takes on the disk."""
+        model: Any = self.model
+        adapters = not isinstance(model, PreTrainedModel)
+        weights = sum(p.nbytes for p in model.parameters() if p.requires_grad or not adapters)
+        states = [] if self.optimizer is None else self.optimizer.state.values()
+        return int(weights) + sum(v.nbytes for state in states for v in state.values() if isinstance(v, torch.Tensor))
 
     def _complete(self, folder: Path, best_step: int | None) -> None:
         """Add what is Triptych's own: the best checkpoint by the name that it will have, and what was left out."""
