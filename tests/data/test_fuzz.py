@@ -32,11 +32,89 @@ PER_FILE = 500
 CODES = set(get_args(Code))
 
 NAMES = [*GOOD_FILES, *BAD_FILES, *SPECIAL_FILES, *PATHS, *ADDRESSES, *INLINE]
-TEXTS = ["<image>", "<image><image>", "hi", "", " ", "<|im_end|>", "<|image_pad|>", "图", "\0", "\u2028", "a\r\nb", "𝄞"]
+TEXTS = [
+    "<image_1>",
+    "<img>a.png</img>",
+    "![](a.png)",
+    '["a.png"]',
+    "[[]]",
+    "{",
+    '{"bytes": "AAAA"}',
+    "<image>",
+    "<image><image>",
+    "hi",
+    "",
+    " ",
+    "<|im_end|>",
+    "<|image_pad|>",
+    "图",
+    "\0",
+    "\u2028",
+    "a\r\nb",
+    "𝄞",
+]
+GOOD = [
+    *GOOD,
+    {"prompt": [{"role": "user", "content": "<image>?"}], "completion": "yes", "images": [{"path": "a.png"}]},
+    {"query": "<image>?", "response": "yes", "history": [["Hi", "Hello"]], "images": [["b.jpg"]]},
+    {"instruction": "Which?", "input": "<image>", "output": "this", "image": "a.png"},
+    {"texts": [{"user": "<image>?", "assistant": "yes"}, {"user": "And?", "assistant": "no"}], "images": '["a.png"]'},
+    {"question": "One of <image>?", "options": ["one", "two"], "answer": "B", "images": ["a.png"]},
+    {"messages": [{"role": "user", "content": "x", "images": ["a.png"]}, {"role": "assistant", "content": "y"}]},
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "image", "index": 1}, {"type": "image", "index": 0}, {"text": "?"}]},
+            {"role": "assistant", "content": "yes", "weight": 1},
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "b.jpg"}}, {"image": "a.png"}]},
+            {"role": "assistant", "content": "<img>a.png</img>", "train": False},
+        ],
+        "images": ["a.png", None, "b.jpg"],
+        "imgs": [],
+    },
+]
+SOURCES: list[dict[str, Any]] = [
+    {},
+    {},
+    {"marks": "auto", "roles": "merge"},
+    {"marks": "first", "roles": "keep", "ignore": ["imgs", "videos"]},
+    {"mark": "<image_{n}>", "columns": {"images": "image_{n}"}},
+    {
+        "columns": {"images": ["images", "image_1"], "messages": "conversation"},
+        "tags": {"role": "from", "user": "text"},
+    },
+    {"choice": {"options": ["A", "text"]}},
+    {"choice": {}},
+]
 WORDS = ["user", "assistant", "system", "human", "gpt", "function", "text", "image", "image_url", "video"]
 NUMBERS = [0, 1, -1, 2**63 - 1, -(2**63), 2**64 - 1, 1e308, 5e-324, -0.0]
 PLAIN: list[Any] = [None, True, False, *NUMBERS, *NAMES, *TEXTS, *WORDS]
-KEYS = [*OUTER_KEYS, *INNER_KEYS, "", "\0", "id", "loss"]
+SHAPE_KEYS = [
+    "prompt",
+    "completion",
+    "query",
+    "response",
+    "history",
+    "texts",
+    "question",
+    "answer",
+    "options",
+    "choices",
+]
+SHAPE_KEYS += [
+    "imgs",
+    "image_1",
+    "image_2",
+    "weight",
+    "train",
+    "label",
+    "objects",
+    "chosen",
+    "index",
+    "bytes",
+    "path",
+    "A",
+]
+KEYS = [*OUTER_KEYS, *INNER_KEYS, *SHAPE_KEYS, "", "\0", "id", "loss", "conversation", "data_path", "system_prompt"]
 BYTES = [*(bytes([code]) for code in b'"\\{}[],:\0\r '), b"\xff", b"\xed\xa0\x80", b"\\ud800", b"1e999"]
 
 
@@ -99,9 +177,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_files(tmp_path_factory.mktemp("fuzz"))
 
 
-def examine(path: Path, cache: Path, reading: Reading, confine: bool) -> tuple[list[int], list[int]]:
+def examine(path: Path, cache: Path, reading: Reading, options: dict[str, Any]) -> tuple[list[int], list[int]]:
     """Lines of the samples, and of the problems that have one."""
-    source = Source(str(path), confine=confine)
+    source = Source(str(path), **options)
     corpus, census = load_or_build([source], reading, cache, LocalEngine(1))
     good = [corpus.origin(index).line for index in range(len(corpus))]
     for problem in census.problems:
@@ -122,11 +200,11 @@ def fuzz(folder: Path, cache: Path, reading: Reading, seeds: range) -> None:
     outcomes = {"good": 0, "bad": 0}
     for seed in seeds:
         chance = random.Random(seed)
-        confine = chance.random() < 0.5
+        options = {"confine": chance.random() < 0.5, **SOURCES[seed % len(SOURCES)]}
         lines = [orjson.dumps(GOOD[0]), *(mutated_text(chance) for _ in range(PER_FILE - 1))]
         path = folder / f"{seed}.jsonl"
         path.write_bytes(b"\n".join(lines))
-        good, bad = examine(path, cache, reading, confine)
+        good, bad = examine(path, cache, reading, options)
         texts = [number for number, line in enumerate(lines, 1) if line and not line.isspace()]
         assert sorted([*good, *set(bad)]) == texts, f"seed {seed}: a record is a sample, or has a problem"
         assert bad == sorted(bad), f"seed {seed}: in input order"
@@ -137,17 +215,19 @@ def fuzz(folder: Path, cache: Path, reading: Reading, seeds: range) -> None:
         valid = [number for number in texts if is_json(lines[number - 1])]
         array = b"[" + b",\n".join(lines[number - 1] for number in valid) + b"]"
         (folder / f"{seed}.json").write_bytes(array)
-        as_lines = [valid[number - 1] for number in examine(folder / f"{seed}.json", cache, reading, confine)[0]]
+        as_lines = [valid[number - 1] for number in examine(folder / f"{seed}.json", cache, reading, options)[0]]
         assert as_lines == good, f"seed {seed}: an array gives what lines give"
 
         place = chance.randrange(len(array))
         array = array[:place] + chance.choice(BYTES) + array[place + chance.randrange(3) :]
         (folder / f"{seed}-broken.json").write_bytes(array)
-        examine(folder / f"{seed}-broken.json", cache, reading, confine)
-        outcomes["good"] += len(good)
-        outcomes["bad"] += len(texts) - len(good)
+        examine(folder / f"{seed}-broken.json", cache, reading, options)
         for name in (f"{seed}.jsonl", f"{seed}.json", f"{seed}-broken.json"):
             (folder / name).unlink()
+        if seed % len(SOURCES) > 1:
+            continue  # a source of its own naming: most records are none of it
+        outcomes["good"] += len(good)
+        outcomes["bad"] += len(texts) - len(good)
     assert min(outcomes.values()) > 0.1 * sum(outcomes.values()), f"samples and problems, many of both: {outcomes}"
 
 

@@ -66,7 +66,7 @@ def is_empty(value: Any) -> bool:
         return True
     if isinstance(value, str):
         return len(value) < 20 and value.strip().lower() in _EMPTY_TEXTS
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return all(map(is_empty, value.values()))
     return isinstance(value, list | tuple) and all(map(is_empty, value))
 

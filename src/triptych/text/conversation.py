@@ -198,9 +198,10 @@ class _RecordReader(TurnReader):
 
     def _place(self, turns: list[Turn], listed: list[ImageRef]) -> list[ImageRef]:
         """The image of each slot; where the source says so, images without marks come before the first question."""
-        inline = [slot for slot in self.slots if isinstance(slot, ImageRef)]
-        numbered = [slot for slot in self.slots if isinstance(slot, tuple)]
-        bare = len(self.slots) - len(inline) - len(numbered)
+        slots = self.slots
+        bare = slots.count(None)
+        inline = [slot for slot in slots if isinstance(slot, ImageRef)] if bare < len(slots) else []
+        numbered = [slot for slot in slots if isinstance(slot, tuple)] if bare + len(inline) < len(slots) else []
         if numbered:
             return self._numbered(numbered, listed, inline, bare)
         if not bare and self.source.marks != "inline" and listed and not inline:
@@ -221,6 +222,8 @@ class _RecordReader(TurnReader):
                 "belongs and list it under `images`; as a text part of the content it is plain text"
             )
             self.fail("bad-shape", message, turn=number or None)
+        elif bare == len(slots):
+            return listed
         rest = iter(listed)
         return [slot if isinstance(slot, ImageRef) else next(rest, slot) for slot in self.slots]  # type: ignore[misc]
 

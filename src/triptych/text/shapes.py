@@ -78,9 +78,9 @@ def find_dialogue(data: Mapping[str, Any], source: Source) -> Dialogue:
     columns = source.columns
     found: list[tuple[str, list[Any]]] = []
     for name in DIALOGUES:
-        key = str(columns.get(name, name))
+        key = str(columns.get(name, name)) if columns else name
         value = data.get(key)
-        if value is not None and value != [] and not is_empty(value):
+        if value is not None and not is_empty(value):
             found.append((key, _turns(key, value)))
     if found:
         first, turns = found[0]
@@ -105,9 +105,10 @@ def _turns(key: str, value: Any) -> list[Any]:
 
 def _flattened(turns: list[Any], key: str) -> list[Any]:
     """Turns where some elements may hold a question with its answer."""
-    if all(isinstance(turn, Mapping) and ("role" in turn or "from" in turn) for turn in turns):
-        return turns
-    return _of_pairs(turns, key) or turns
+    for turn in turns:
+        if not isinstance(turn, dict) or ("role" not in turn and "from" not in turn):
+            return _of_pairs(turns, key) or turns
+    return turns
 
 
 def _of_pairs(elements: Sequence[Any], key: str) -> list[Any] | None:
@@ -173,9 +174,9 @@ def _pair(data: Mapping[str, Any], columns: Mapping[str, Any]) -> Dialogue | Non
     asked = _side(data[question], question, "user")
     more = column("input")
     if question == column("instruction") and not is_empty(data.get(more)):
-        if not isinstance(data[more], str) or not isinstance(asked[0]["content"], str):
-            raise ShapeError(f"`{more}` is a string, this is {json_type(data[more])}")
-        asked[0]["content"] += f"\n{data[more]}"
+        if not isinstance(data[more], str) or not isinstance(data[question], str) or len(asked) > 1:
+            raise ShapeError(f"`{question}` and `{more}` beside it are strings, one of them is not")
+        asked = [{"role": "user", "content": f"{data[question]}\n{data[more]}"}]
     keys.add(more)
     return Dialogue([*turns, *asked, *_side(data[answer], answer, "assistant")], keys)
 

@@ -54,6 +54,7 @@ class Naming:
             if role in source.tags:
                 self.roles[source.tags[role]] = role
         tags, columns = source.tags, source.columns
+        self.tagged = "role" in tags or "content" in tags
         self.role_keys = (*([tags["role"]] if "role" in tags else []), *_ROLE_KEYS)
         self.content_keys = (*([tags["content"]] if "content" in tags else []), *_CONTENT_KEYS)
         self.turn_images = (*([tags["images"]] if "images" in tags else []), "images", "image")
@@ -69,6 +70,15 @@ class Naming:
             return None
         known = self.roles.get(name)
         return known if known is not None else self.roles.get(name.strip().casefold())
+
+    def plain_keys(self, message: Mapping[str, Any]) -> tuple[str, str]:
+        """Keys of a turn that has nothing but a role and a content, as most have; empty for another turn."""
+        if len(message) == 2 and not self.tagged:
+            if "from" in message and "value" in message:
+                return "from", "value"
+            if "role" in message and "content" in message:
+                return "role", "content"
+        return "", ""
 
     def image_keys(self, data: Mapping[str, Any]) -> list[str]:
         """Keys of a record that list its images; those of a pattern ``image_{n}`` by their number."""
@@ -115,8 +125,12 @@ class TurnReader:
             self.fail("bad-shape", f"a turn is an object, this is {json_type(message)}", turn=number)
             return None
         known = len(self.problems)
-        name, role_key = self._one_of(message, self.naming.role_keys, number)
-        content, content_key = self._one_of(message, self.naming.content_keys, number)
+        role_key, content_key = self.naming.plain_keys(message)
+        if role_key:
+            name, content = message[role_key], message[content_key]
+        else:
+            name, role_key = self._one_of(message, self.naming.role_keys, number)
+            content, content_key = self._one_of(message, self.naming.content_keys, number)
         role = self.naming.role(name)
         if role is None and len(self.problems) == known:
             self.fail("bad-shape", self._no_role(name, role_key, message), turn=number)
@@ -200,15 +214,29 @@ class TurnReader:
 
     def split(self, text: str, number: int, *, answer: bool) -> list[str | int]:
         """Cut a string at its image marks; every mark takes a slot."""
+        if self.naming.numbered:
+            return self._split_numbered(text, number, answer=answer)
         parts: list[str | int] = []
-        pieces = self.naming.numbered.split(text) if self.naming.numbered else text.split(self.naming.source.mark)
-        for position, piece in enumerate(pieces):
-            if self.naming.numbered and position % 2:
+        slots = self.slots
+        for position, piece in enumerate(text.split(self.naming.source.mark)):
+            if position:
+                parts.append(len(slots))
+                slots.append(None)
+            if piece:
+                if "<" in piece or "![" in piece:
+                    self._split_tags(piece, parts, number, answer=answer)
+                else:
+                    parts.append(piece)
+        return parts
+
+    def _split_numbered(self, text: str, number: int, *, answer: bool) -> list[str | int]:
+        """Cut a string at marks that say which image they take."""
+        assert self.naming.numbered is not None
+        parts: list[str | int] = []
+        for position, piece in enumerate(self.naming.numbered.split(text)):
+            if position % 2:
                 self._slot(("mark", int(piece)), parts)
-                continue
-            if position and not self.naming.numbered:
-                self._slot(None, parts)
-            if "<" in piece or "![" in piece:
+            elif "<" in piece or "![" in piece:
                 self._split_tags(piece, parts, number, answer=answer)
             elif piece:
                 parts.append(piece)
