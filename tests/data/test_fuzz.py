@@ -30,6 +30,8 @@ from triptych.text.layout import Budget
 
 PER_FILE = 500
 CODES = set(get_args(Code))
+Place = tuple[int, int]
+"""Line, and number within a list on that line"""
 
 NAMES = [*GOOD_FILES, *BAD_FILES, *SPECIAL_FILES, *PATHS, *ADDRESSES, *INLINE]
 TEXTS = [
@@ -177,11 +179,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_files(tmp_path_factory.mktemp("fuzz"))
 
 
-def examine(path: Path, cache: Path, reading: Reading, options: dict[str, Any]) -> tuple[list[int], list[int]]:
-    """Lines of the samples, and of the problems that have one."""
+def examine(path: Path, cache: Path, reading: Reading, options: dict[str, Any]) -> tuple[list[Place], list[Place]]:
+    """Places of the samples, and of the problems that have one."""
     source = Source(str(path), **options)
     corpus, census = load_or_build([source], reading, cache, LocalEngine(1))
-    good = [corpus.origin(index).line for index in range(len(corpus))]
+    good = [(origin.line, origin.item) for origin in map(corpus.origin, range(len(corpus)))]
     for problem in census.problems:
         assert problem.code in CODES
         assert problem.origin.path == str(path)
@@ -189,9 +191,9 @@ def examine(path: Path, cache: Path, reading: Reading, options: dict[str, Any]) 
         orjson.dumps(problem.to_dict())
     for index in range(0, len(corpus), 10):  # and it can be laid out
         assert len(corpus.layout(index).input_ids) == corpus.lengths.tokens[index] <= 200
-    bad = [problem.origin.line for problem in census.problems]
+    bad = [(problem.origin.line, problem.origin.item) for problem in census.problems if problem.origin.line]
     assert census.ok == len(good)
-    assert census.samples == len({*good, *bad} - {0})
+    assert census.samples == len({*good, *bad}) == len(good) + len({*bad}), "a record is a sample, or has a problem"
     return good, bad
 
 
@@ -206,17 +208,18 @@ def fuzz(folder: Path, cache: Path, reading: Reading, seeds: range) -> None:
         path.write_bytes(b"\n".join(lines))
         good, bad = examine(path, cache, reading, options)
         texts = [number for number, line in enumerate(lines, 1) if line and not line.isspace()]
-        assert sorted([*good, *set(bad)]) == texts, f"seed {seed}: a record is a sample, or has a problem"
+        assert sorted({line for line, _ in (*good, *bad)}) == texts, f"seed {seed}: no line without a word"
         assert bad == sorted(bad), f"seed {seed}: in input order"
-        for number, line in enumerate(lines, 1):
-            if not is_json(line):
-                assert number not in good, f"seed {seed}"
+        broken = {number for number, line in enumerate(lines, 1) if not is_json(line)}
+        assert broken.isdisjoint(line for line, _ in good), f"seed {seed}"
 
         valid = [number for number in texts if is_json(lines[number - 1])]
         array = b"[" + b",\n".join(lines[number - 1] for number in valid) + b"]"
         (folder / f"{seed}.json").write_bytes(array)
-        as_lines = [valid[number - 1] for number in examine(folder / f"{seed}.json", cache, reading, options)[0]]
-        assert as_lines == good, f"seed {seed}: an array gives what lines give"
+        as_array, _ = examine(folder / f"{seed}.json", cache, reading, options)
+        assert [(valid[number - 1], item) for number, item in as_array] == good, (
+            f"seed {seed}: an array gives what lines give"
+        )
 
         place = chance.randrange(len(array))
         array = array[:place] + chance.choice(BYTES) + array[place + chance.randrange(3) :]
@@ -227,7 +230,7 @@ def fuzz(folder: Path, cache: Path, reading: Reading, seeds: range) -> None:
         if seed % len(SOURCES) > 1:
             continue  # a source of its own naming: most records are none of it
         outcomes["good"] += len(good)
-        outcomes["bad"] += len(texts) - len(good)
+        outcomes["bad"] += len({*bad})
     assert min(outcomes.values()) > 0.1 * sum(outcomes.values()), f"samples and problems, many of both: {outcomes}"
 
 
