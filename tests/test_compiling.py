@@ -110,12 +110,3 @@ def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(ConfigError, match=r"train\.compile needs a compiler \(g\+\+ or clang\+\+\)"):
         check_compiler(CPU)
-
-
-@pytest.mark.parametrize("name", ["torch_compile", "use_liger_kernel"])
-def test_transformers_own_switches_are_refused(small_model_dir: Path, tmp_path: Path, name: str) -> None:
-    data = tiny.write_dataset(tmp_path, 4)
-    settings = load(tiny.write_run(tmp_path, small_model_dir, data, train={"hf": {name: True}}))
-    out = LogReporter()
-    with pytest.raises(ConfigError, match=f"train.hf.{name}"):
-        train(settings, prepare(settings, ("train",), out), out)

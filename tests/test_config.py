@@ -197,6 +197,7 @@ words = st.text(characters, min_size=1, max_size=12) | st.sampled_from(
     ["1e5", "1e-4", "+1.e3", "null", "yes", "~", "0x1", "1_000", "2024-01-01", "a: b", "- a", "#", " x ", "é\u2028图"]
 )
 floats = st.floats(1e-12, 1e6)
+hf_names = st.sampled_from(["run_name", "project", "optim_args", "ddp_timeout", "adam_beta1"])
 runs = st.fixed_dictionaries(
     {
         "model": st.fixed_dictionaries({"path": words}, optional={"freeze": st.just(["vision"])}),
@@ -220,7 +221,7 @@ runs = st.fixed_dictionaries(
     optional={
         "train": st.fixed_dictionaries(
             {"learning_rate": floats, "save_every": st.just("epoch") | st.integers(1, 9)},
-            optional={"hf": st.dictionaries(words, words | floats | st.booleans() | st.none(), max_size=3)},
+            optional={"hf": st.dictionaries(hf_names, words | floats | st.booleans() | st.none(), max_size=3)},
         )
     },
 )

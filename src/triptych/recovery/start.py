@@ -9,7 +9,7 @@ from pathlib import Path
 from triptych.recovery import checkpoints, output_folder, resources, resume
 from triptych.recovery.resume import RUN_FILE, Start
 from triptych.recovery.stopping import Stop
-from triptych.run import run_file
+from triptych.run import hf_names, run_file
 from triptych.run.prepare import Prepared, is_main_process, prepare
 from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
@@ -43,6 +43,7 @@ def starting(
         ModelError: if the model folder cannot be used.
         ResourceError: for a disk or memory that is full or cannot be used, also while training.
     """
+    hf_names.check_packages(settings.train.hf, settings.model.train)
     stop, output = stop or Stop(), Path(settings.output)
     with resources.explained(output), output_folder.claimed(output):
         if resuming:

@@ -32,6 +32,7 @@ from triptych.family.recipe import (
 from triptych.family.selectors import Part, parse_selector
 from triptych.planning.mixture import Share
 from triptych.planning.plan import BatchSpec
+from triptych.run.hf_names import check_names
 from triptych.sources.records import Marks, RoleRule, Source
 from triptych.text.layout import Budget, TooLong
 
@@ -336,7 +337,7 @@ class TrainSettings(Settings):
     eval_every: PositiveInt | Literal["epoch"] = "epoch"
     """Optimizer steps between evaluation losses, where there is eval data."""
     hf: dict[str, Any] = {}
-    """Anything else for transformers' ``TrainingArguments``, by its name there."""
+    """More for transformers' ``TrainingArguments``, by its name there; what would have no effect is refused."""
 
     @property
     def logits_bytes(self) -> int | None:
@@ -370,6 +371,12 @@ class RunSettings(Settings):
     """Answering held-out samples."""
     output: str
     """Folder of everything the run writes."""
+
+    @model_validator(mode="after")
+    def _hf_has_effect(self) -> Self:
+        train = self.train
+        _in_pydantic(lambda: check_names(train.hf, train.save_every, train.eval_every if self.data.eval else None))
+        return self
 
     @model_validator(mode="after")
     def _rates_are_used(self) -> Self:

@@ -9,53 +9,18 @@ import torch
 from transformers import TrainingArguments
 
 from triptych.errors import ConfigError
+from triptych.run.hf_names import passed_on
 from triptych.run.prepare import rows_per_rank
 from triptych.run.settings import RunSettings
-
-# Arguments of transformers that Triptych sets from its own settings or cannot work without.
-OWNED = {
-    "output_dir": "output",
-    "num_train_epochs": "train.epochs",
-    "per_device_train_batch_size": "batch",
-    "per_device_eval_batch_size": "batch",
-    "gradient_accumulation_steps": "train.rows_per_step",
-    "learning_rate": "train.learning_rate",
-    "lr_scheduler_type": "train.schedule",
-    "warmup_steps": "train.warmup",
-    "warmup_ratio": "train.warmup",
-    "weight_decay": "train.weight_decay",
-    "max_grad_norm": "train.max_grad_norm",
-    "seed": "train.seed",
-    "activation_checkpointing": "train.gradient_checkpointing",
-    "gradient_checkpointing": "train.gradient_checkpointing",
-    "torch_compile": "train.compile",
-    "bf16": "model.precision",
-    "fp16": "model.precision",
-    "dataloader_num_workers": "data.workers",
-    "dataloader_prefetch_factor": "data.prefetch_mb",
-    "train_sampling_strategy": "batch",
-    "remove_unused_columns": "batch",
-}
-
-# Arguments of transformers that would change what is computed, without a word.
-REFUSED = {
-    "use_liger_kernel": "its fused loss would replace Triptych's; see docs/attention.md",
-    "liger_kernel_config": "see use_liger_kernel in docs/attention.md",
-}
 
 
 def training_arguments(settings: RunSettings, precision: torch.dtype) -> TrainingArguments:
     """TrainingArguments of transformers for these settings.
 
     Raises:
-        ConfigError: if ``train.hf`` names an argument that has a setting of its own or does not exist.
+        ConfigError: if transformers refuses a value, or finds other devices than the launcher started ranks for.
     """
     train, data = settings.train, settings.data
-    for name in train.hf:
-        if name in OWNED:
-            raise ConfigError(f"train.hf.{name}: use the setting `{OWNED[name]}`")
-        if name in REFUSED:
-            raise ConfigError(f"train.hf.{name}: {REFUSED[name]}")
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     accumulated = rows_per_rank(settings, world_size)
     has_eval = bool(data.eval)
@@ -85,14 +50,13 @@ def training_arguments(settings: RunSettings, precision: torch.dtype) -> Trainin
         "eval_steps": train.eval_every if isinstance(train.eval_every, int) else None,
         # Without this, ranks of a launcher do not find each other where there is no accelerator.
         "use_cpu": not torch.accelerator.is_available(),
-        "report_to": "none",  # TensorBoard is added as a callback with a folder of its own
         "disable_tqdm": True,
         "ddp_find_unused_parameters": False,
         # The model's buffers are constants; ranks may run it a different number of times (see isolation.py).
         "ddp_broadcast_buffers": False,
     }
     try:
-        args = TrainingArguments(**{**arguments, **train.hf})
+        args = TrainingArguments(**{**arguments, **passed_on(train.hf)})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"train: {error}") from error
     if args.world_size != world_size:
