@@ -22,6 +22,33 @@ Code = Literal[
 ]
 
 
+_CONTROLS = "\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"  # also line separators, text direction, no UTF-8
+_UNPRINTABLE = re.compile(f"[\x00-\x08\x0a-\x1f{_CONTROLS}]")
+_UNPRINTABLE_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_CONTROLS}]")
+_RAW_IN_JSON = re.compile(f"[{_CONTROLS}]")
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """Text that a terminal or a log shows and does not obey: control characters as ``\\x1b``, also those that hide or
+    turn what is written. The one owner of this; what names a key, value, path or URL of the data goes through here.
+
+    Args:
+        text: of any origin.
+        lines: keep line breaks.
+    """
+    return (_UNPRINTABLE_IN_LINES if lines else _UNPRINTABLE).sub(_escaped, text)
+
+
+def printable_json(text: str) -> str:
+    """JSON text of the same meaning, in which no control character stands raw: JSON itself escapes those below 32."""
+    return _RAW_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a sample came from."""
@@ -63,7 +90,7 @@ class Problem:
         place = "".join(
             f", {name} {value}" for name, value in (("turn", self.turn), ("image", self.image)) if value is not None
         )
-        return f"{self.origin}{place}: {self.code}: {self.message}"
+        return printable(f"{self.origin}{place}: {self.code}: {self.message}")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form: ``code``, ``origin``, ``path``, ``line`` of the file, ``message`` and, where known, the place."""
@@ -87,6 +114,9 @@ class Problem:
 
 class TriptychError(Exception):
     """Base of every error that is the user's to fix; the command line prints it without a traceback."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), lines=True)
 
 
 class ConfigError(TriptychError):

@@ -23,14 +23,14 @@ from rich.table import Table
 from rich.text import Text
 
 from triptych.corpus.examine import Census
-from triptych.errors import Problem, fold
+from triptych.errors import Problem, fold, printable
 from triptych.run.reporter import WIDE, Advance, Row
 
 
 class Terminal:
     """Tells people how the work goes; a ``triptych.run.reporter.Reporter``.
 
-    On standard error, so that standard output stays clean for machines.
+    On standard error, so that standard output stays clean for machines. Control characters are shown, not obeyed.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Terminal:
 
     def line(self, text: str) -> None:
         """A sentence, or several lines."""
-        self.console.print(text, markup=False)
+        self.console.print(printable(text, lines=True), markup=False)
 
     def table(self, title: str, columns: Row, rows: Sequence[Row], *, sentences: bool = False) -> None:
         """See ``table``."""
@@ -58,7 +58,7 @@ class Terminal:
         for line in map(str, found) if everything else fold(found):
             self.line(line)
         for hint in census.hints:
-            self.console.print(hint, markup=False, style="bold")
+            self.console.print(printable(hint, lines=True), markup=False, style="bold")
 
     @contextmanager
     def watch(self, name: str) -> Iterator[Watcher]:
@@ -86,14 +86,14 @@ class Terminal:
 
 def table(title: str, columns: Row, rows: Sequence[Row], *, sentences: bool = False) -> Table:
     """A small table; the first column is left-aligned, the others right-aligned, or wrapped if they are sentences."""
-    result = Table(title=title, title_justify="left", title_style="bold")
+    result = Table(title=Text(printable(title)), title_justify="left", title_style="bold")
     for number, name in enumerate(columns):
         if number == 0 or sentences:
             result.add_column(name, overflow="fold")  # a long path is shown whole
         else:
             result.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        result.add_row(*map(Text, row))
+        result.add_row(*(Text(printable(cell)) for cell in row))
     return result
 
 

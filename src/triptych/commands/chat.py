@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+from triptych.errors import printable
 from triptych.inference.chat_session import ChatError, Session, open_session
 
 COMMAND = re.compile(r"/[a-z]+")
@@ -98,11 +99,12 @@ def _lines(interactive: bool) -> Iterator[str]:
 
 
 def _write(piece: str) -> None:
-    sys.stdout.write(piece)
+    # What goes to a file or a program is the answer as it is.
+    sys.stdout.write(printable(piece, lines=True) if sys.stdout.isatty() else piece)
     sys.stdout.flush()
 
 
 def tell(message: str, end: str = "\n") -> None:
     """Print what is no answer."""
-    sys.stderr.write(message + end)
+    sys.stderr.write(printable(message, lines=True) + end)
     sys.stderr.flush()

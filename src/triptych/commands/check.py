@@ -11,7 +11,7 @@ import orjson
 from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import Census, Reading
 from triptych.corpus.executor import Engine
-from triptych.errors import ConfigError
+from triptych.errors import ConfigError, printable_json
 from triptych.family.family import read_model_files
 from triptych.run import run_file
 from triptych.run.prepare import SPLITS, index_sources, make_reading
@@ -67,7 +67,9 @@ def check(
             "dropped": [problem.to_dict() for problem in census.dropped],
             "hints": census.hints,
         }
-        sys.stdout.buffer.write(orjson.dumps(result) + b"\n")  # UTF-8 whatever the terminal's encoding
+        sys.stdout.buffer.write(
+            printable_json(orjson.dumps(result).decode()).encode() + b"\n"
+        )  # UTF-8 whatever the terminal's encoding
         sys.stdout.flush()
     else:
         out.problems(census, everything=everything)

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from triptych.corpus.examine import Reading
-from triptych.errors import ConfigError, Origin, Problem
+from triptych.errors import ConfigError, Origin, Problem, printable_json
 from triptych.family.family import ModelFiles, read_model_files
 from triptych.images import pixels as pixel_path
 from triptych.images.geometry import Geometry, SizedImage
@@ -68,7 +68,8 @@ def encode(
                 rejected.extend(problems)
                 continue
             line = _line(sample.layout(), sample.images)
-            lines.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+            dumped = orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+            lines.write(printable_json(dumped).encode() + b"\n")
     return 1 if rejected else 0
 
 

@@ -44,7 +44,7 @@ def intact(paths: Iterable[Path]) -> bool:
         except (OSError, ValueError, KeyError, TypeError):
             good = False
         if not good:
-            logger.warning("the cache file %s is damaged or incomplete: building it again", path)
+            logger.warning("the cache file %r is damaged or incomplete: building it again", str(path))
             return False
     return True
 

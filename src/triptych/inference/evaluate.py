@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from triptych.corpus.corpus import Corpus
-from triptych.errors import DataError, Problem
+from triptych.errors import DataError, Problem, printable_json
 from triptych.images import pixels
 from triptych.inference.eval_page import write_page
 from triptych.inference.generate import Answer, Prompt, answer
@@ -71,7 +71,8 @@ def evaluate(settings: RunSettings, prepared: Prepared, folder: Path, out: Repor
     target = Path(settings.output) / "eval" / folder.name
     target.mkdir(parents=True, exist_ok=True)
     with (target / PREDICTIONS).open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in predictions)
+        dumped = (json.dumps(asdict(item), ensure_ascii=False) for item in predictions)
+        file.writelines(printable_json(line) + "\n" for line in dumped)
     summary = {name: {**asdict(value), "exact_match": value.exact_match} for name, value in scores.items()}
     (target / SCORES).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     write_page(target / PAGE, f"{folder}", predictions, scores, prepared.corpora["eval"])

@@ -14,7 +14,7 @@ import numpy as np
 from triptych.corpus.corpus import Corpus, load_or_build
 from triptych.corpus.examine import Census, Reading
 from triptych.corpus.executor import Engine
-from triptych.errors import ConfigError, DataError, Problem
+from triptych.errors import ConfigError, DataError, Problem, printable_json
 from triptych.family.family import ModelFiles, read_model_files
 from triptych.family.folders import check_not_quantised
 from triptych.planning.cost import SampleCost
@@ -199,7 +199,8 @@ def append_rejected(output: Path, problems: Sequence[Problem], *, step: int | No
     if problems:
         told = {} if step is None else {"step": step}
         with (output / REJECTED).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(problem.to_dict() | told, ensure_ascii=False) + "\n" for problem in problems)
+            dumped = (json.dumps(problem.to_dict() | told, ensure_ascii=False) for problem in problems)
+            file.writelines(printable_json(line) + "\n" for line in dumped)
 
 
 def is_main_process() -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from triptych.corpus.examine import Census
 from triptych.corpus.progress import Progress
-from triptych.errors import Problem, counts
+from triptych.errors import Problem, counts, printable
 
 Row = Sequence[str]
 Advance = Callable[[int], None]
@@ -68,11 +68,12 @@ class LogReporter:
 
     def line(self, text: str) -> None:
         """See ``Reporter``."""
-        self._logger.info("%s", text)
+        self._logger.info("%s", printable(text, lines=True))
 
     def table(self, title: str, columns: Row, rows: Sequence[Row], *, sentences: bool = False) -> None:  # noqa: ARG002
         """See ``Reporter``."""
-        self._logger.info("%s", "\n".join((title, "\t".join(columns), *("\t".join(row) for row in rows))))
+        cells = [[printable(cell) for cell in row] for row in ((title,), columns, *rows)]
+        self._logger.info("%s", "\n".join("\t".join(row) for row in cells))
 
     @contextmanager
     def bar(self, description: str, total: int) -> Iterator[Advance]:

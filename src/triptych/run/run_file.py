@@ -22,6 +22,11 @@ PLACED = ("train", "eval")
 SCHEMA = "run.schema.json"
 """The JSON Schema that is written beside a run file, for editors."""
 
+MAX_BYTES = 1 << 20
+"""Of a run file; those of people are under a hundredth."""
+MAX_VALUES = 100_000
+"""Of a run file."""
+
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
     """Read a run file and apply ``key=value`` overrides such as ``train.epochs=3``.
@@ -32,7 +37,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
         ConfigError: naming the file, the key and, for an unknown key, the nearest known one.
     """
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        with Path(path).open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise ConfigError(f"{path} is over {MAX_BYTES:,} bytes: that is no run file")
+        content = _parsed(text.decode())
     except OSError as error:
         raise ConfigError(f"cannot read the run file {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that is none
@@ -40,6 +49,35 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} is not a run file: it holds no settings")
     return _validated(_from_folder(content, Path(path).parent), overrides, str(path))
+
+
+def _parsed(text: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        yaml.YAMLError: if it is no YAML, or its aliases stand for more than ``MAX_VALUES``.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """Values that a node stands for once its aliases are written out: nine lines can stand for a billion."""
+    if node not in known:
+        known[node] = MAX_VALUES  # of one that holds itself
+        value = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for item in value for part in (item if isinstance(item, tuple) else (item,))]
+        known[node] = 1 + sum(_count(part, known) for part in parts)
+    if known[node] >= MAX_VALUES:
+        raise yaml.YAMLError(f"its aliases stand for over {MAX_VALUES:,} values, or for themselves")
+    return known[node]
 
 
 def from_mapping(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSettings:
@@ -86,7 +124,7 @@ def _override(content: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"{override!r} is not an override; write key=value, for example train.epochs=3")
     try:
-        value = yaml.load(text, _Loader)
+        value = _parsed(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
     *groups, last = key.split(".")
