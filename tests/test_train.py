@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -305,3 +308,37 @@ def test_settings_of_ours_are_not_taken_through_transformers_arguments(small_mod
         run(path, "train.hf.learning_rate=1")
     with pytest.raises(ConfigError, match="no_such_argument"):
         run(path, "train.hf.no_such_argument=1")
+
+
+def row_workers() -> list[int]:
+    """Processes of this one that build rows."""
+    (own,) = Path("/proc/self/task").glob(f"{os.getpid()}")
+    children = [int(pid) for task in own.parent.iterdir() for pid in (task / "children").read_text().split()]
+    return [pid for pid in children if b"triptych.rows.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_a_run_whose_workers_are_stopped_goes_on_as_if_nothing_had_happened(
+    small_model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny.write_dataset(tmp_path, 24)
+    overrides = ["data.workers=2", "data.stall_seconds=3", "batch.samples=2", "data.prefetch_mb=1"]
+    path = tiny.write_run(tmp_path, small_model_dir, data)
+    plain = losses(run(path, f"output={tmp_path / 'plain'}", *overrides))
+    stopped: list[int] = []
+    forward = RowForward.summed_loss
+
+    def stop_once(self: RowForward, *args: Any) -> Any:
+        if not stopped:
+            stopped.extend(row_workers())
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+        return forward(self, *args)
+
+    monkeypatch.setattr(RowForward, "summed_loss", stop_once)
+    monkeypatch.setattr("triptych.rows.loader.ROWS_AHEAD", 3)
+    began = time.monotonic()
+    found = losses(run(path, f"output={tmp_path / 'stopped'}", *overrides))
+    assert time.monotonic() - began < 60
+    assert len(stopped) == 2
+    assert "not gone on for 3 s" in caplog.text
+    assert found == plain

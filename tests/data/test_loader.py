@@ -65,13 +65,21 @@ class StandIn:
     does: str = ""
     on: int = -1
 
-    def build(self, indices: list[int], _pool: Any, _memory: Any) -> np.ndarray[Any, Any]:
+    def build(self, indices: list[int], _pool: Any, _memory: Any, watch: Any) -> np.ndarray[Any, Any]:
         (number,) = indices
         with self.notes.open("a") as file:
             file.write(f"{number} {os.getpid()}\n")
         if number == self.on:
             if self.does == "dawdle":
                 time.sleep(0.5)
+            elif self.does == "stop" and self.once("stopped"):
+                with watch.reading(f"/images/{number}.png"):
+                    os.kill(os.getpid(), signal.SIGSTOP)
+            elif self.does == "hang":
+                with watch.reading(f"/images/{number}.png"):
+                    time.sleep(3600)
+            elif self.does == "hang without":
+                time.sleep(3600)
             elif self.does == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             elif self.does == "refuse":
@@ -79,6 +87,14 @@ class StandIn:
             elif self.does == "confuse":
                 raise ImageError("image-missing", "an error that does not pickle")
         return np.array([number, "torch" in sys.modules, len(os.listdir("/proc/self/fd"))])
+
+    def once(self, name: str) -> bool:
+        """Whether this is the first time, in whatever process."""
+        try:
+            (self.notes.parent / name).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def bytes_at_most(self, indices: np.ndarray[Any, Any]) -> int:
         return 2**20 * (1 if len(indices) == 0 or indices[0] != 7 else 6)
@@ -207,6 +223,62 @@ def test_workers_that_were_killed_while_they_waited_are_missed(tmp_path: Path) -
         [found.take(number) for number in range(1, 12)]
 
 
+def test_a_stopped_worker_is_named_and_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = loader(StandIn(tmp_path / "notes", "stop", 3), stall_seconds=1.5)
+    began = time.monotonic()
+    assert [int(found.take(number)[0]) for number in range(12)] == list(range(12))
+    assert time.monotonic() - began < 20
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "has not gone on for 1.5 s, with '/images/3.png' in hand" in said
+    assert "replacing it" in said
+
+
+def test_workers_that_were_stopped_while_they_waited_are_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = loader(StandIn(tmp_path / "notes"), budget=1, stall_seconds=1.5)
+    found.take(0)
+    assert found._workers is not None
+    for process in found._workers.processes:
+        os.kill(process.pid, signal.SIGSTOP)
+    assert [int(found.take(number)[0]) for number in range(1, 12)] == list(range(1, 12))
+    assert "with no image in hand" in caplog.text
+
+
+def test_an_image_that_hangs_twice_is_given_up_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = loader(StandIn(tmp_path / "notes", "hang", 3), stall_seconds=1.0)
+    with pytest.raises(TriptychError, match=r"'/images/3\.png' did not finish within 1 s, twice.*data\.stall_seconds"):
+        [found.take(number) for number in range(12)]
+    assert len(caplog.records) == 2
+
+
+def test_a_row_that_stalls_for_ever_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("triptych.rows.loader.STALLS", 1)
+    found = loader(StandIn(tmp_path / "notes", "hang without", 0), stall_seconds=1.0)
+    with pytest.raises(TriptychError, match=r"row 0 was begun 2 times.*data\.stall_seconds"):
+        found.take(0)
+    assert found._workers is None
+
+
+def test_a_worker_at_work_is_left_in_peace(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = loader(StandIn(tmp_path / "notes", "dawdle", 0), workers=1, stall_seconds=30)
+    [found.take(number) for number in range(12)]
+    assert caplog.records == []
+
+
+def test_a_pipe_in_place_of_an_image_is_a_lost_sample_and_no_wait(builder: RowBuilder) -> None:
+    """A pipe that appears after the check, as a network file that never answers would behave."""
+    shown = [index for index in range(12) if len(builder.corpus.images(index)) > 1]
+    lost = shown[1]
+    place = Path(builder.corpus.images(lost)[0].location)
+    place.unlink()
+    os.mkfifo(place)
+    plan = Plan(np.array([shown[0], lost, shown[2]]), np.array([0, 3]), np.array([0, 1]))
+    row = RowLoader(plan, builder, Loading(1, stall_seconds=3)).take(0)
+    assert [problem.code for problem in row.problems] == ["image-unreadable"]
+    assert_equal(replace(row, problems=()), builder.build([shown[0], shown[2]]))
+
+
 PARENT = """
 import sys, time
 from pathlib import Path
@@ -251,4 +323,4 @@ def test_a_run_takes_the_decode_and_the_budget_from_its_settings(small_model_dir
     third_rank: Any = SimpleNamespace(world_size=4, process_index=2)
     dataset = _datasets(settings, prepared, {"train": plan_of(2)}, None, third_rank, 5, with_image=False)["train"]
     assert dataset.loader.builder.decode == "fast"
-    assert replace(dataset.loader.loading, threads=1) == Loading(3, 2 * 2**20, 4)
+    assert replace(dataset.loader.loading, threads=1) == Loading(3, 2 * 2**20, 4, stall_seconds=120.0)

@@ -21,7 +21,7 @@ from triptych.corpus.corpus import Corpus
 from triptych.errors import Origin, Problem
 from triptych.images.pixels import Decode
 from triptych.rows.feature_store import FeatureReader
-from triptych.rows.row_images import ImageReading, Memory, OwnMemory, Room, RowImages
+from triptych.rows.row_images import ImageReading, Memory, OwnMemory, Room, RowImages, Watch
 from triptych.text.layout import Layout, lay_out
 from triptych.text.template import Encoded
 
@@ -72,18 +72,25 @@ class RowBuilder:
     """Where features are kept: what it holds is read instead of decoded, what repeats in the row is decoded once."""
     decode: Decode = "exact"
 
-    def build(self, indices: Sequence[int], pool: Executor | None = None, memory: Memory | None = None) -> Row:
+    def build(
+        self,
+        indices: Sequence[int],
+        pool: Executor | None = None,
+        memory: Memory | None = None,
+        watch: Watch | None = None,
+    ) -> Row:
         """Decode the images of the samples ``indices`` and lay them end to end.
 
         Args:
             indices: of the samples in the corpus, in order.
             pool: threads that decode side by side; None for one image after the other.
             memory: for the pixels; None for this process's own.
+            watch: who is told which image is in hand; None for nobody.
 
         Samples whose images fail to decode are left out and named in ``problems``. A row left without any sample holds
         the filler.
         """
-        reading = ImageReading(self.corpus.geometry, self.store, self.decode, pool)
+        reading = ImageReading(self.corpus.geometry, self.store, self.decode, pool, watch)
         room = self._room(indices, memory or OwnMemory())
         samples, problems = list(indices), list[Problem]()
         while True:

@@ -6,22 +6,26 @@ of rows: long rows are few, short ones many. Any idle process takes the next row
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import select
 import socket
 import subprocess
 import sys
+import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from triptych.corpus.executor import usable_cores
-from triptych.errors import ConfigError, TriptychError
+from triptych.errors import ConfigError, TriptychError, printable
 from triptych.planning.plan import Plan
 from triptych.rows.builder import Row, RowBuilder
+from triptych.rows.watch import Board, Patience, shown
 from triptych.rows.worker import Failure, receive, send
 
 CAN_SHARE = hasattr(os, "memfd_create") and hasattr(socket, "SOCK_SEQPACKET") and hasattr(socket, "send_fds")
@@ -38,8 +42,14 @@ ENVIRONMENT = {
     "MALLOC_TOP_PAD_": str(16 * 2**20),
 }
 """Of the processes."""
-PATIENCE = 0.5
+LOOK_EVERY = 0.5
 """Seconds without news after which the processes are looked at."""
+END_SECONDS = 2.0
+"""Given to a killed process: one that waits for a disk that does not answer goes only when the disk does."""
+STALLS = 3
+"""Times that a row may stall without an image in hand."""
+
+logger = logging.getLogger("triptych")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,8 @@ class Loading:
     """Rows from one that is asked for to the next: the number of ranks."""
     threads: int = 1
     """Of each process, for rows of several images."""
+    stall_seconds: float = 120.0
+    """Without any progress, after which a process is replaced."""
 
 
 def threads_per_worker(workers: int) -> int:
@@ -75,20 +87,22 @@ class RowLoader:
         self._next = 0
         self._ready: dict[int, Row | Failure] = {}
         self._workers: Workers | None = None
+        self._stalls = Counter[tuple[int, str]]()  # row that was waited for, label of the image in hand
+        self._hung: frozenset[str] = frozenset()
 
     def begin(self, row: int) -> None:
         """Have ``row`` and the rows that follow it built ahead, and nothing else."""
         self.close()
         if self.loading.workers and row < len(self.plan):
             self._next = row
-            self._workers = Workers(self.builder, self.loading)
+            self._workers = self._start()
             self._fill(self._workers)
 
     def take(self, row: int) -> Row:
         """A row; quickly, if it is the one that follows on the last.
 
         Raises:
-            TriptychError: if a process died.
+            TriptychError: if a process died, or the row stalls again and again.
             Exception: whatever building the row raised.
         """
         if not self.loading.workers:
@@ -97,7 +111,7 @@ class RowLoader:
             self.begin(row)
         assert self._workers is not None
         try:
-            result = self._receive(row, self._workers)
+            result = self._receive(row)
             self._fill(self._workers)
         except BaseException:
             self.close()
@@ -115,15 +129,46 @@ class RowLoader:
         self._ready.clear()
         self.bytes_ahead = 0
 
-    def _receive(self, row: int, workers: Workers) -> Row:
+    def _start(self) -> Workers:
+        return Workers(self.builder, self.loading, self._hung)
+
+    def _receive(self, row: int) -> Row:
         while row not in self._ready:
-            number, found = workers.receive()
-            self._ready[number] = found
+            assert self._workers is not None
+            try:
+                number, found = self._workers.receive()
+            except Stalled as stalled:
+                self._replace(row, stalled)
+            else:
+                self._ready[number] = found
         result = self._ready.pop(row)
         self.bytes_ahead -= self._ahead.popleft()[1]
         if isinstance(result, Failure):
             raise result.error from WorkerTrace(result.trace)
         return result
+
+    def _replace(self, row: int, stalled: Stalled) -> None:
+        """Start new processes, and give them all that the old ones did not finish.
+
+        An image that keeps a second process from going on is not tried again: its sample is lost, and named.
+        """
+        assert self._workers is not None
+        self._workers.close()
+        for image in stalled.images or ("",):
+            self._stalls[row, image] += 1
+            if image and self._stalls[row, image] > 1:
+                self._hung |= {image}
+        if self._stalls[row, ""] > STALLS:
+            raise TriptychError(
+                f"row {row} was begun {STALLS + 1} times and no process finished it within "
+                f"{self.loading.stall_seconds:g} s each: a file of the cache or of the data does not answer, or this "
+                "machine is overloaded; raise data.stall_seconds, or set data.workers: 0"
+            )
+        logger.warning("%s", printable(str(stalled)))
+        self._workers = self._start()
+        for number, _ in self._ahead:
+            if number not in self._ready:
+                self._workers.submit(number, self._samples(number))
 
     def _fill(self, workers: Workers) -> None:
         while self._next < len(self.plan) and len(self._ahead) < ROWS_AHEAD:
@@ -140,6 +185,22 @@ class RowLoader:
         return samples
 
 
+class Stalled(Exception):
+    """Processes that do not go on."""
+
+    def __init__(self, images: Sequence[str], pids: Sequence[int], seconds: float) -> None:
+        names = ", ".join(map(shown, images))
+        what = f"with {names} in hand" if names else "with no image in hand"
+        one = len(pids) == 1
+        super().__init__(
+            f"{'a process that decodes images has' if one else f'{len(pids)} processes that decode images have'} not "
+            f"gone on for {seconds:g} s, {what} (process {', '.join(map(str, pids))}): replacing "
+            f"{'it' if one else 'them'}, no sample is lost by that"
+        )
+        self.images = tuple(images)
+        """Labels of the images that they have in hand."""
+
+
 class WorkerTrace(Exception):
     """Where in its process a task failed."""
 
@@ -150,17 +211,20 @@ class WorkerTrace(Exception):
 class Workers:
     """Processes that build rows. One socket serves them all: whoever is idle takes the next task off it."""
 
-    def __init__(self, builder: RowBuilder, loading: Loading) -> None:
+    def __init__(self, builder: RowBuilder, loading: Loading, hung: frozenset[str] = frozenset()) -> None:
         if not CAN_SHARE:
             raise ConfigError("data.workers: processes that decode images need Linux; set data.workers: 0")
         # Packets: a message comes whole, to one receiver. To fork this process, which has threads (torch's,
         # tokenizers', Arrow's), could hang; fresh interpreters without torch start in a quarter of a second.
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        job = pickle.dumps((builder, loading.threads))
+        job = pickle.dumps((builder, loading.threads, hung, loading.stall_seconds))
+        board = Board(loading.workers)
         with theirs:
-            self.processes = [_start(theirs.fileno(), job) for _ in range(loading.workers)]
+            self.processes = [_start(theirs.fileno(), board.file, n, job) for n in range(loading.workers)]
+        self._patience = Patience(board, loading.workers, loading.stall_seconds)
+        self._seconds = loading.stall_seconds
         # Also at the end of the interpreter.
-        self.close = weakref.finalize(self, _stop, self._line, self.processes)
+        self.close = weakref.finalize(self, _stop, self._line, board, self.processes)
 
     def submit(self, number: int, indices: Sequence[int]) -> None:
         """Have a row built.
@@ -178,11 +242,15 @@ class Workers:
 
         Raises:
             TriptychError: if a process died.
+            Stalled: if one does not go on.
         """
         while True:
             self._look()
-            if select.select([self._line], [], [], PATIENCE)[0]:
+            began = time.monotonic()
+            if select.select([self._line], [], [], LOOK_EVERY)[0]:
                 break
+            # No more than was meant: this process may have been stopped itself.
+            self._find_stalled(min(time.monotonic() - began, 2 * LOOK_EVERY))
         try:
             found = receive(self._line)
         except ConnectionError as error:
@@ -195,19 +263,29 @@ class Workers:
         if any(process.poll() is not None for process in self.processes):
             raise self._died()
 
+    def _find_stalled(self, waited: float) -> None:
+        late = self._patience.look(waited)
+        if late:
+            images = dict.fromkeys(self._patience.doing(process).image for process in late)
+            images.pop("", None)
+            raise Stalled(list(images), [self.processes[process].pid for process in late], self._seconds)
+
     def _died(self) -> TriptychError:
         codes = sorted({process.returncode for process in self.processes if process.poll() is not None})
         self.close()
         return TriptychError(
             f"a process that decodes images died (exit status {', '.join(map(str, codes)) or 'unknown'}), most likely "
-            "for want of memory; lower data.workers or data.prefetch_mb"
+            "out of memory; lower data.workers or data.prefetch_mb"
         )
 
 
-def _start(line: int, job: bytes) -> subprocess.Popen[bytes]:
-    code = f"import sys; sys.path[:] = {sys.path!r}; from triptych.rows.worker import main; main({line})"
+def _start(line: int, board: int, number: int, job: bytes) -> subprocess.Popen[bytes]:
+    main = f"from triptych.rows.worker import main; main({line}, {board}, {number})"
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, pass_fds=[line], env={**os.environ, **ENVIRONMENT}
+        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {main}"],
+        stdin=subprocess.PIPE,
+        pass_fds=[line, board],
+        env={**os.environ, **ENVIRONMENT},
     )
     assert process.stdin is not None
     with process.stdin as stdin:
@@ -215,9 +293,12 @@ def _start(line: int, job: bytes) -> subprocess.Popen[bytes]:
     return process
 
 
-def _stop(line: socket.socket, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _stop(line: socket.socket, board: Board, processes: Sequence[subprocess.Popen[bytes]]) -> None:
     line.close()
     for process in processes:
         process.kill()  # they hold nothing that could be left half
+    give_up = time.monotonic() + END_SECONDS
     for process in processes:
-        process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, give_up - time.monotonic()))
+    board.close()

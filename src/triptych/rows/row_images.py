@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from PIL import Image
 from triptych.errors import Origin, Problem
 from triptych.images import pixels
 from triptych.images.geometry import Geometry, SizedImage
+from triptych.images.measure import ImageError
 from triptych.images.pixels import Decode
 from triptych.rows.feature_store import FeatureReader, entry_names
 from triptych.sources.storage import Stamp
@@ -39,6 +41,19 @@ class ImageReading:
     decode: Decode = "exact"
     pool: Executor | None = None
     """Threads that decode side by side; None for one image after the other."""
+    watch: Watch | None = None
+    """Who is told which image is in hand; None for nobody."""
+
+
+class Watch(Protocol):
+    """Sees whether a process goes on."""
+
+    def reading(self, location: str) -> AbstractContextManager[None]:
+        """An image is in hand.
+
+        Raises:
+            ImageError: if it must not be tried again.
+        """
 
 
 class Memory(Protocol):
@@ -80,7 +95,12 @@ class _Image:
     target: NDArray[np.uint8]
 
     def decode(self, reading: ImageReading, memory: Memory) -> Problem | None:
-        found = pixels.decode_image(self.image, self.number, reading.geometry, self.origin, reading.decode)
+        watch = reading.watch
+        try:
+            with nullcontext() if watch is None else watch.reading(self.image.location):
+                found = pixels.decode_image(self.image, self.number, reading.geometry, self.origin, reading.decode)
+        except ImageError as error:
+            return Problem(error.code, self.origin, error.message, image=self.number)
         if isinstance(found, Problem):
             return found
         memory.fill(self.target, found)

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.errors import TriptychError
+from triptych.rows.watch import Slot
 
 ALIGNMENT = 64
 """Of arrays in memory, bytes."""
@@ -134,21 +135,30 @@ def receive(line: socket.socket) -> tuple[int, Any] | None:
     return number, pickle.loads(content, buffers=[view[first:last] for first, last in spans])
 
 
-def main(descriptor: int) -> None:
-    """Work until the other end of the socket is closed, as it is when its process ends, in whatever way."""
+def main(descriptor: int, board: int, process: int) -> None:
+    """Work until the other end of the socket is closed, as it is when its process ends, in whatever way.
+
+    Args:
+        descriptor: of the socket.
+        board: descriptor of the memory in which this process says what it does (see ``watch.py``).
+        process: number of this process.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers the keyboard
-    builder, threads = pickle.load(sys.stdin.buffer)
+    builder, threads, hung, patience = pickle.load(sys.stdin.buffer)
+    slot = Slot(board, process, hung, patience)
     line = socket.socket(fileno=descriptor)
     pool = ThreadPoolExecutor(threads) if threads > 1 else None
     with suppress(ConnectionError):
         while (task := receive(line)) is not None:
             number, indices = task
+            slot.begin_row(number)
             memory = SharedMemory()
             try:
-                value = builder.build(indices, pool, memory)
+                value = builder.build(indices, pool, memory, slot)
             except Exception as error:
                 value = _failure(error)
             send(line, number, value, memory)
+            slot.end_row()
 
 
 def _failure(error: Exception) -> Failure:

@@ -245,6 +245,8 @@ class DataSettings(Settings):
     """Processes that decode images ahead of training; 0 decodes in the training process."""
     prefetch_mb: PositiveInt = 256
     """Rows that the workers keep ready or have in hand, MB of 2^20 bytes, per rank; at least one row."""
+    stall_seconds: PositiveFloat = 120.0
+    """Seconds without progress after which a worker is named with its image, ended and replaced."""
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> Self:

@@ -190,7 +190,8 @@ def _datasets(
     it, on every row.
     """
     data, filler = settings.data, prepared.reading.template.filler()
-    loading = Loading(data.workers, data.prefetch_mb * 2**20, args.world_size, threads_per_worker(data.workers))
+    threads = threads_per_worker(data.workers)
+    loading = Loading(data.workers, data.prefetch_mb * 2**20, args.world_size, threads, data.stall_seconds)
     first = done * settings.train.rows_per_step + args.process_index
     datasets = {}
     for split, plan in plans.items():
