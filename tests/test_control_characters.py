@@ -122,4 +122,5 @@ def test_plain_aliases_still_work(tmp_path: Path) -> None:
     path.write_text(
         "model: {path: m}\ndata: {train: [&one {path: a.json}], eval: [*one]}\nbatch: {samples: 1}\noutput: x\n"
     )
-    assert run_file.load(path).data.eval[0].path == "a.json"
+    loaded = run_file.load(path)
+    assert loaded.data.eval[0].path == loaded.data.train[0].path
