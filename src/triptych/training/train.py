@@ -25,6 +25,7 @@ from triptych.model.parts import PartSize, learning_parts, part_sizes
 from triptych.model.trainable import parameter_rates
 from triptych.planning.cost import SampleCost, model_cost
 from triptych.planning.plan import Plan, sequential_plan
+from triptych.recovery import resources
 from triptych.recovery.output_folder import FINAL
 from triptych.recovery.resume import RUN_FILE, STATE, Start, fresh, lost_samples
 from triptych.rows.builder import RowBuilder
@@ -40,7 +41,9 @@ from triptych.training.callbacks import (
     ReportCallback,
     RunLogCallback,
     StopCallback,
+    TolerantCallback,
     tensorboard_callback,
+    tolerate_trackers,
 )
 from triptych.training.feature_setup import open_features
 from triptych.training.hf_arguments import training_arguments
@@ -133,6 +136,7 @@ def train(settings: RunSettings, prepared: Prepared, out: Reporter, *, start: St
         _check_isolation(trainer, out)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
+    tolerate_trackers(trainer, out)
     stop.check()
     stop.phase = "training"
     try:
@@ -148,7 +152,10 @@ def train(settings: RunSettings, prepared: Prepared, out: Reporter, *, start: St
     final = output / FINAL
     trainer.save_final(final)
     if is_main_process():
-        write_summary(output, settings, trainer.state.log_history, plan, len(lost_samples(output)), out)
+        try:
+            write_summary(output, settings, trainer.state.log_history, plan, len(lost_samples(output)), out)
+        except OSError as error:
+            out.line(f"no summary: {resources.explain(error, output) or error}; the model is written")
     return final
 
 
@@ -265,9 +272,9 @@ def _name(precision: torch.dtype) -> str:
 def _callbacks(settings: RunSettings, plan: Plan, output: Path, out: Reporter) -> list[TrainerCallback]:
     callbacks: list[TrainerCallback] = [EpochCallback(settings, plan), StopCallback()]
     if is_main_process():
-        callbacks += [RunLogCallback(output), ReportCallback(out)]
-        board = tensorboard_callback(output)
-        callbacks += [board] if board else []
+        callbacks += [TolerantCallback(RunLogCallback(output), out), ReportCallback(out)]
+        board = tensorboard_callback(output, out)
+        callbacks += [TolerantCallback(board, out)] if board else []
     return callbacks
 
 

@@ -376,7 +376,10 @@ class RowTrainer(Trainer):
         if self.settings.data.on_error == "stop":
             raise DataError(found, f"fix the data, {checkpoints.how_to_go_on(self.output)}")
         new = [problem for problem in found if problem.origin.number not in self.lost]
-        append_rejected(self.output, new, step=self.state.global_step)
+        try:
+            append_rejected(self.output, new, step=self.state.global_step)
+        except OSError as error:
+            self.out.line(f"not in {REJECTED}: {resources.explain(error, self.output) or error}")
         self.lost |= {problem.origin.number for problem in new}
         for problem in new:
             self.out.line(f"lost during training: {problem}")
