@@ -209,11 +209,11 @@ def test_two_runs_in_one_output_are_refused_and_a_killed_one_leaves_no_lock(
     slow += "real = f.RowForward.summed_loss\n"
     slow += "f.RowForward.summed_loss = lambda *a: (time.sleep(0.5), real(*a))[1]\n"
     first = server.start("train", str(path), before=slow)
-    first.until("step 1/8")
+    first.until("\n1/8")
     code, err = server.run("train", str(path))
     assert code == 1
     assert f"{tmp_path / 'run'} is in use by another run (process {first.pid} on " in err
-    first.until("step 4/8")
+    first.until("\n4/8")
     first.signal(9)
     assert first.wait() == -9
     code, err = server.run("train", str(path), "--resume")

@@ -85,7 +85,7 @@ def test_a_signal_within_a_step_finishes_it_and_saves(
     server: Server, path: Path, whole: Path, number: signal.Signals
 ) -> None:
     command = server.start("train", str(path), before=f"import sys\n{SLOW_STEP}")
-    command.until("step 1/8")
+    command.until("\n1/8")
     command.until("IN A STEP")
     command.signal(number)
     assert command.wait() == CODES[number], command.err
