@@ -165,3 +165,12 @@ def test_three_thousand_records_with_a_wrong_folder_are_told_in_few_lines(
     assert "... and 5,995 more image-missing; `triptych check --all` lists them" in lines
     assert "try --media-dir data/images/set" in text
     assert "6,000 problems (6,000 image-missing)" in lines[-1]
+
+
+def test_names_in_another_case_bring_no_hint_about_folders(tmp_path: Path) -> None:
+    for number in range(4):
+        tiny.write_image(tmp_path / "data" / "images" / f"{number}.png", 40, 50)
+    names = ["Images/0.png", "images/1.png", "images/2.png", "images/lost.png"]
+    found = census(tmp_path / "data" / "train.json", names)
+    assert [problem.code for problem in found.problems] == ["image-missing"] * 4
+    assert found.hints == []

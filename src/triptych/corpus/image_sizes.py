@@ -207,6 +207,8 @@ def missing_hints(index: Index, sizes: Sizes) -> list[str]:
     for folder, found in list(missing.items())[:MOST_HINTS]:
         data_file = index.files[index.file_of(index.first_user(found[0][1]))].path
         spread = found[:: max(1, len(found) // near_names.TRIED)]  # the first ones may all be of one kind
+        # Where a file of nearly that name lies in its place, the problem names it, and the folder is right.
+        spread = [(name, number) for name, number in spread if near_names.near(index.image(number)[1]) is None]
         known = [os.getcwd(), storage.parent(storage.absolute(data_file)), folder]
         place = near_names.place_of(
             [name for name, _ in spread], [path for path in known if not storage.is_remote(path)]
