@@ -20,7 +20,7 @@ WIDTH = 118
 
 
 def damage(data: Path) -> None:
-    """What goes wrong with people's data: a lost image, a photo of a phone, marks that do not fit, a name in other case."""
+    """What goes wrong with data: a lost image, a photo of a phone, marks that do not fit, a name in another case."""
     records = json.loads(data.read_text(encoding="utf-8"))
     images = [record["images"] for record in records]
     (data.parent / images[41][0]).unlink()
@@ -43,7 +43,7 @@ def main() -> None:
     console.print(Text(done.stderr.replace(f"{folder}/", "").rstrip()))
     svg = console.export_svg(title="triptych")
     # No font from elsewhere: the page must look the same without a network.
-    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.S).replace("Fira Code", "DejaVu Sans Mono, Menlo, Consolas")
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.S).replace("Fira Code", "DejaVu Sans Mono, Menlo")
     OUT.write_text(re.sub(r"terminal-\d+", "terminal-check", svg), encoding="utf-8")
 
 
