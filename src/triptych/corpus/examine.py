@@ -134,9 +134,15 @@ class Examiner:
                 problems.append(element)
                 continue
             try:
-                conversations.append(reader.read(element))
+                conversation = reader.read(element)
             except SampleError as error:
                 problems.extend(error.problems)
+                continue
+            refusal = None if self.template is None else self.template.refusal(conversation.turns)
+            if refusal is None:
+                conversations.append(conversation)
+            else:
+                problems.append(Problem("role-order", conversation.origin, refusal))
         table = _Images(source, source.media_root(task.shard.path))
         numbers = [[table.number(ref) for ref in conversation.images] for conversation in conversations]
         encoded = self._encode(conversations)

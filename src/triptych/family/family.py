@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from triptych.errors import ModelError
 from triptych.family.folders import why_missing, why_no_model
-from triptych.family.template_check import verify
+from triptych.family.template_check import refused_orders, verify
 from triptych.images.geometry import Geometry
 from triptych.text.chat_template import ChatStyle, ChatTemplate, read_chat_template
 from triptych.text.content_tokens import largest_id
@@ -88,6 +88,7 @@ class ModelFiles:
         self._check_vocabulary(largest_id(template.tokenizer))
         if self.chat_template is not None:
             verify(template, self.chat_template)
+            template.style = replace(template.style, refuses=refused_orders(template, self.chat_template))
         return template
 
     def _check_vocabulary(self, largest: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from triptych.errors import ModelError, Origin
 from triptych.sources.records import ImageRef
-from triptych.text.chat_template import PROBES, ChatTemplate, Probe
+from triptych.text.chat_template import ORDERS, PROBES, ChatTemplate, Probe
 from triptych.text.conversation import Conversation, Turn
 from triptych.text.template import Template
 
@@ -22,6 +22,18 @@ def verify(template: Template, released: ChatTemplate) -> None:
         question = PROBES[0][:1]
         ours = template.encode_prompt(_conversation(question), thinking=thinking)
         _compare(released.name, template.text(ours), released.render(question, prompt=True, **options))
+
+
+def refused_orders(template: Template, released: ChatTemplate) -> tuple[str, ...]:
+    """Orders of turns that the model's own chat template refuses, or renders otherwise than one after the other."""
+
+    def takes(probe: Probe) -> bool:
+        try:
+            return template.text(template.encode(_conversation(probe))) == released.render(probe)
+        except ModelError:
+            return False
+
+    return tuple(order for order, probe in ORDERS.items() if not takes(probe))
 
 
 def _conversation(probe: Probe) -> Conversation:

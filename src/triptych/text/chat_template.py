@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +40,8 @@ class ChatStyle:
     """Whether white space around a message is dropped."""
     answers_tools: bool = False
     """Whether a user's ``<tool_response>`` is no question: the thinking of the answer before it is kept."""
+    refuses: tuple[str, ...] = ()
+    """Orders of turns, of ``ORDERS``, that it does not render one after the other."""
 
 
 Probe = Sequence[tuple[str, str]]
@@ -66,6 +69,36 @@ PROBES: tuple[Probe, ...] = (
         ("assistant", f"{THINK_START}\nEighteen\n{THINK_END}\n\nNineteen"),
     ),
 )
+
+LATE_SYSTEM, NO_QUESTION = "a system turn after others", "answers without a question"
+ANSWER_FIRST, TWO_IN_A_ROW = "an answer before the first question", "two turns of one role in a row"
+ORDERS: dict[str, Probe] = {
+    LATE_SYSTEM: (
+        *(("user", "One"), ("assistant", "Two"), ("system", "Three")),
+        *(("user", "Four"), ("assistant", "Five")),
+    ),
+    NO_QUESTION: (("assistant", "One <image>"),),
+    ANSWER_FIRST: (("assistant", "One"), ("user", "Two <image>"), ("assistant", "Three")),
+    TWO_IN_A_ROW: (
+        *(("user", "One"), ("user", "Two"), ("assistant", "Three"), ("assistant", "Four")),
+        *(("user", "Five"), ("assistant", "Six")),
+    ),
+}
+"""Orders that some templates take and some refuse."""
+
+
+def orders(roles: Sequence[str]) -> list[str]:
+    """Which of ``ORDERS`` a conversation has."""
+    found = []
+    if "system" in roles[1:]:
+        found.append(LATE_SYSTEM)
+    if "user" not in roles:
+        found.append(NO_QUESTION)
+    elif "assistant" in roles[: roles.index("user")]:
+        found.append(ANSWER_FIRST)
+    if any(one == two for one, two in pairwise(roles)):
+        found.append(TWO_IN_A_ROW)
+    return found
 
 
 def read_chat_template(folder: Path) -> str | None:

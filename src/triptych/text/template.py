@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from triptych.errors import ModelError
-from triptych.text.chat_template import THINK_END, THINK_START, TOOL_END, TOOL_START, ChatStyle
+from triptych.text.chat_template import THINK_END, THINK_START, TOOL_END, TOOL_START, ChatStyle, orders
 from triptych.text.content_tokens import control_strings, read_tokenizer
 from triptych.text.conversation import Conversation, Turn
 from triptych.text.word_cache import WordTokenizer
@@ -146,6 +146,13 @@ class Template:
             for segments in rendered
         ]
         return _assemble(rendered, self._words.encode_all(list(texts)), unshown, typed)
+
+    def refusal(self, turns: Sequence[Turn]) -> str | None:
+        """Why the model's chat template does not render these turns one after the other; None where it does."""
+        if not self.style.refuses:
+            return None
+        found = next((order for order in orders([turn.role for turn in turns]) if order in self.style.refuses), None)
+        return None if found is None else f"the chat template of this model does not render {found}; rewrite the turns"
 
     def encode_prompt(self, conversation: Conversation, *, thinking: bool | None = None) -> Encoded:
         """Tokenize a conversation that ends with a question, and the header of the answer to come.
