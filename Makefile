@@ -38,7 +38,7 @@ check: $(DEV_STAMP)  ## Lint, type check, and hold imports to the floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fmt: $(DEV_STAMP)  ## Format the code and mend what the linter can
+fmt: $(DEV_STAMP)  ## Format the code and fix what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -51,7 +51,7 @@ bench-gpu: $(DEV_STAMP)  ## Measure training steps on this machine's GPU; result
 docs: $(DEV_STAMP)  ## Write the generated pages: JSON Schema and table of settings
 	$(BIN)/python tools/write_reference.py
 
-tiny-base: $(STAMP)  ## Train the base model of the quickstart anew (about twelve minutes)
+tiny-base: $(STAMP)  ## Train the base model of the quickstart again (about twelve minutes)
 	$(BIN)/python tools/make_tiny_base.py
 
 clean:  ## Remove what the chores made, .venv excepted

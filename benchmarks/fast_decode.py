@@ -2,7 +2,7 @@
 
 *kernels*: images of hard edges and text, drawn at 2 to 12 megapixels and saved as JPEGs of quality 90, at five pixel
 limits; PSNR of a scaled decode, then a resize by each kernel, against the exact pixels, by what the decoder divided the
-sides by. It says which kernel `pixels.py` should take behind which division.
+sides by. It says which kernel `pixels.py` should take after which division.
 
 *quickstart*: how many images of the quickstart fast touches (its sides are 56 to 84 px), and whether a byte differs.
 

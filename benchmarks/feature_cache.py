@@ -183,7 +183,7 @@ class Parts:
         return 1 - sum(without) / sum(counter.row(row) for row in rows)
 
     def _row(self, index: int, store: FeatureReader | None) -> Batch:
-        corpus, filler = self.prepared.corpora["train"], self.prepared.reading.template.filler()
+        corpus, filler = self.prepared.corpora["train"], self.prepared.encoder.template.filler()
         return build_batch(corpus, [index], filler=filler, store=store)
 
     def _timed(self, name: str, work: Callable[[], Any]) -> Any:

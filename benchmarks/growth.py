@@ -83,14 +83,14 @@ class Runner:
         return prepare(self.settings(data), ("train",), Terminal())
 
     def row(self, prepared: Prepared, indices: Sequence[int]) -> Batch:
-        return build_batch(prepared.corpora["train"], indices, filler=prepared.reading.template.filler())
+        return build_batch(prepared.corpora["train"], indices, filler=prepared.encoder.template.filler())
 
     def run(self, row: Batch) -> tuple[float, int]:
         """Seconds of forward and backward, and bytes of the peak above what the process held."""
         self.model.zero_grad()
         ctypes.CDLL(None).malloc_trim(0)  # give back what was freed, so that the row has to ask for it (glibc)
         before = _memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew (Linux)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again (Linux)
         began = time.perf_counter()
         self.forward.summed_loss(self.model, row).backward()
         return time.perf_counter() - began, _memory("VmHWM") - before

@@ -58,7 +58,7 @@ def waiting(settings: RunSettings) -> list[float]:
 
 
 def ours(plan: Plan, builder: RowBuilder, workers: int) -> tuple[float, int]:
-    """Images per second behind the first rows, and the most bytes ahead."""
+    """Images per second after the first rows, and the most bytes ahead."""
     loader = RowLoader(plan, builder, Loading(workers, BUDGET))
     most = 0
     for number in range(2 * workers):
@@ -87,7 +87,7 @@ def rates(settings: RunSettings, workers: int, rounds: int) -> dict[str, Any]:
     prepared = prepare(settings, ("train",), Terminal())
     corpus = prepared.corpora["train"]
     plan = make_plan(corpus.lengths, BatchSpec(samples=1), epochs=1, seed=0)
-    builder = RowBuilder(corpus, prepared.reading.template.filler())
+    builder = RowBuilder(corpus, prepared.encoder.template.filler())
     found: dict[str, list[float]] = {"ours": [], "torch": []}
     ahead = []
     ways: dict[str, Callable[[], None]] = {

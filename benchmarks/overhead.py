@@ -119,7 +119,7 @@ def step_seconds(ends: Sequence[float]) -> list[float]:
 def measure(settings: RunSettings, rounds: int) -> dict[str, list[list[float]]]:
     """Seconds of every step but the first, per side and round."""
     prepared = prepare(settings, ("train",), Terminal())
-    corpus, filler = prepared.corpora["train"], prepared.reading.template.filler()
+    corpus, filler = prepared.corpora["train"], prepared.encoder.template.filler()
     plan = plan_training(settings, corpus, 1)
     rows = [build_batch(corpus, plan.row(number).tolist(), filler=filler) for number in range(len(plan))]
     isolation = choose_isolation(prepared.files.family, torch.device("cpu"))

@@ -119,7 +119,7 @@ def worker_path(loader: RowLoader, workers: int) -> Rate:
 
 def psnr(prepared: Prepared) -> float:
     """Of fast against exact, over every file, dB."""
-    corpus, filler = prepared.corpora["train"], prepared.reading.template.filler()
+    corpus, filler = prepared.corpora["train"], prepared.encoder.template.filler()
     exact = RowBuilder(corpus, filler)
     fast = replace(exact, decode="fast")
     off = [
@@ -134,7 +134,7 @@ def measure(size: tuple[int, int], rows: int, workers: int, rounds: int) -> dict
         prepared = write_work(Path(name), size, rows)
         corpus = prepared.corpora["train"]
         plan = make_plan(corpus.lengths, BatchSpec(samples=1), epochs=1, seed=0)
-        builder = RowBuilder(corpus, prepared.reading.template.filler())
+        builder = RowBuilder(corpus, prepared.encoder.template.filler())
         images = [image for row in range(len(plan)) for image in corpus.images(int(plan.row(row)[0]))]
         ways: dict[str, Callable[[], Rate]] = {
             "bare": lambda: limit(images, workers),

@@ -151,7 +151,7 @@ def commit() -> str | None:
 
 
 def _commented(jpeg: bytes, comment: str) -> bytes:
-    """The same image in other bytes: a comment segment behind the JFIF header."""
+    """The same image in other bytes: a comment segment after the JFIF header."""
     header_end = 4 + int.from_bytes(jpeg[4:6], "big")  # start of image, marker, then the length that counts itself
     text = comment.encode()
     return jpeg[:header_end] + b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text + jpeg[header_end:]

@@ -43,4 +43,4 @@ def test_what_was_not_used_is_removed_and_made_again(
     assert "not used for 30 days" in shown.out + shown.err
     assert len(list(entries(folder / "index"))) == 1
     for run in runs:
-        assert prepare(run, ("train",), Terminal()).census["train"].ok == 4
+        assert prepare(run, ("train",), Terminal()).reports["train"].ok == 4

@@ -64,7 +64,7 @@ def losses(prepared: Prepared, *, backend: str | None, checkpointing: bool) -> l
     forward = RowForward(PixelNormalizer(prepared.files), isolation, attention)
     found = []
     for row in ROWS:
-        batch = build_batch(prepared.corpora["train"], row, filler=prepared.reading.template.filler())
+        batch = build_batch(prepared.corpora["train"], row, filler=prepared.encoder.template.filler())
         loss = forward.summed_loss(model, batch)
         loss.backward()
         found.append(loss.item())

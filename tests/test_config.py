@@ -125,12 +125,12 @@ def test_a_run_in_which_nothing_learns_is_refused(run: Path) -> None:
 
 def test_contradicting_limits_are_refused(run: Path, model_dir: Path) -> None:
     from triptych.family.family import read_model_files
-    from triptych.run.prepare import make_reading
+    from triptych.run.prepare import make_encoder
 
     assert "larger than `max_pixels`" in refused(run, "data.min_pixels=2000", "data.max_pixels=1000")
     # One of the two may be the model's own.
     with pytest.raises(ConfigError, match=r"min_pixels 3,136 is larger than data\.max_pixels 1,000"):
-        make_reading(read_model_files(str(model_dir)), run_file.load(run, ["data.max_pixels=1000"]))
+        make_encoder(read_model_files(str(model_dir)), run_file.load(run, ["data.max_pixels=1000"]))
 
 
 @pytest.mark.parametrize("number", ["1e-4", "1E-4", "1.0e-4", "0.0001", "1.e-4", "+1e-4"])

@@ -41,7 +41,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mixed(data: Path) -> Path:
-    """Good records with a bad one before, between and behind them."""
+    """Good records with a bad one before, between and after them."""
     good = records(data)
     bad = [tiny.record(["gone.png"], "<image>", "yes"), 5, tiny.record([], "hi", "")]
     data.write_text(json.dumps([bad[0], *good[:4], bad[1], *good[4:], bad[2]]), encoding="utf-8")

@@ -55,7 +55,7 @@ def test_predictions_scores_and_page_are_written(small_model_dir: Path, run_file
 def test_the_prompt_holds_the_history_and_not_the_last_answer(run_file: Path) -> None:
     settings = load(run_file)
     prepared = prepare(settings, ("eval",), Terminal())
-    template, corpus = prepared.reading.template, prepared.corpora["eval"]
+    template, corpus = prepared.encoder.template, prepared.corpora["eval"]
     records = json.loads(Path(settings.data.eval[0].path).read_text())
     prompt, answer = template.split_answer(corpus.encoded(0))
     assert template.decode(answer.tolist()) == records[0]["conversations"][3]["value"]

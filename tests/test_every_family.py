@@ -110,7 +110,7 @@ def test_the_memory_estimate_is_what_the_backward_pass_is_given(
     settings = load(write_run(tmp_path, model), [f"model.freeze={freeze}", f"model.attention={attention}"])
     prepared = prepare(settings, ("train",), Terminal())
     family, corpus = prepared.files.family, prepared.corpora["train"]
-    batch = build_batch(corpus, range(len(corpus)), filler=prepared.reading.template.filler())
+    batch = build_batch(corpus, range(len(corpus)), filler=prepared.encoder.template.filler())
     loaded = load_model(settings.model)
     isolation = choose_isolation(family, torch.device("cpu"))
     chosen = install_attention(
@@ -141,7 +141,7 @@ def test_flops_are_those_that_torch_counts(model: Path, tmp_path: Path) -> None:
     prepared = prepare(settings, ("train",), Terminal())
     corpus, family = prepared.corpora["train"], prepared.files.family
     most = int(corpus.image_counts.argmax())
-    batch = build_batch(corpus, [most], filler=prepared.reading.template.filler())
+    batch = build_batch(corpus, [most], filler=prepared.encoder.template.filler())
     loaded = load_model(settings.model)
     if hasattr(loaded.config.text_config, "num_experts"):
         loaded.set_experts_implementation("eager")  # torch does not count grouped products

@@ -23,7 +23,7 @@ from triptych.exporting import serving
 from triptych.exporting.claims import PROOF, ProofError, check_logits, check_names
 from triptych.exporting.export import ExportOptions, export
 from triptych.exporting.hub import check_push
-from triptych.exporting.proof_samples import Witness
+from triptych.exporting.proof_samples import ProofSamples
 from triptych.exporting.trained_run import TrainedRun, open_run
 from triptych.inference.evaluate import PromptDataset, evaluate
 from triptych.inference.generate import Prompt, answer
@@ -354,7 +354,7 @@ def test_logits_tell_a_wrong_weight_from_rounding(exported: dict[str, Exported])
     item = exported["lora"]
     run, settings = item.run, item.run.settings.model
     template, device = run.files.template(), torch.device("cpu")
-    witness = Witness(run.witnesses, template, run.files, samples=3, max_new_tokens=4, device=device)
+    witness = ProofSamples(run.witnesses, template, run.files, samples=3, max_new_tokens=4, device=device)
     expected = witness.expected(settings, item.final, run.files, torch.float32, torch.float32)
     model = merged(settings, item.final, torch.float32)
     right = witness.logits(model)

@@ -79,7 +79,7 @@ class Rows:
 
     def row(self, indices: list[int], *, store: bool) -> Batch:
         reader = FeatureReader(self.folder, self.shape) if store else None
-        return build_batch(self.corpus, indices, filler=self.prepared.reading.template.filler(), store=reader)
+        return build_batch(self.corpus, indices, filler=self.prepared.encoder.template.filler(), store=reader)
 
     def gradients(self, forward: RowForward, row: Batch) -> dict[str, torch.Tensor]:
         self.model.zero_grad()
@@ -348,9 +348,9 @@ def test_a_damaged_store_is_made_anew_and_never_wrong(
     for place in range(0, len(content), 50):
         content[place] ^= 255
     file.write_bytes(bytes(content))
-    mended = run(path)
-    assert losses(mended) == first
-    assert stored_shares(mended)[0] < 1
+    fixed = run(path)
+    assert losses(fixed) == first
+    assert stored_shares(fixed)[0] < 1
     assert set(stored_shares(run(path))) == {1.0}
 
 
@@ -492,7 +492,7 @@ def test_the_forecast_is_what_is_written(small_model_dir: Path, tmp_path: Path, 
     path = tiny.write_run(tmp_path, small_model_dir, data, train={"epochs": 2}, batch={"samples": 2}, **settings)
     loaded = load(path)
     prepared = prepare(loaded, ("train",), Terminal())
-    assert prepared.census["train"].shrunk
+    assert prepared.reports["train"].shrunk
     planned = plan_training(loaded, prepared.corpora["train"], 1)
     model = AutoModelForImageTextToText.from_pretrained(small_model_dir)
     shape = feature_shape(model.config)

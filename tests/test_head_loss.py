@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def row_of(folder: Path, indices: list[int]) -> tuple[Batch, PixelNormalizer]:
     prepared = prepare(load(tiny.write_run(folder, folder / "model", folder / "train.json")), ("train",), Terminal())
-    batch = build_batch(prepared.corpora["train"], indices, filler=prepared.reading.template.filler())
+    batch = build_batch(prepared.corpora["train"], indices, filler=prepared.encoder.template.filler())
     return batch, PixelNormalizer(prepared.files)
 
 

@@ -65,7 +65,7 @@ def row(path: Path) -> tuple[Batch, RowForward]:
     prepared = prepare(settings, ("train",), Terminal())
     corpus = prepared.corpora["train"]
     most = int(np.argmax(corpus.lengths.patches))
-    batch = build_batch(corpus, [most, 0, 1], filler=prepared.reading.template.filler())
+    batch = build_batch(corpus, [most, 0, 1], filler=prepared.encoder.template.filler())
     return batch, RowForward(PixelNormalizer(prepared.files))
 
 

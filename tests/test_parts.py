@@ -98,7 +98,7 @@ def row(small_model_dir: Path, tmp_path: Path) -> tuple[Batch, PixelNormalizer]:
     prepared = prepare(load(tiny.write_run(tmp_path, small_model_dir, data)), ("train",), Terminal())
     corpus = prepared.corpora["train"]
     order = np.argsort(-corpus.lengths.patches)[:12].tolist()
-    return build_batch(corpus, order, filler=prepared.reading.template.filler()), PixelNormalizer(prepared.files)
+    return build_batch(corpus, order, filler=prepared.encoder.template.filler()), PixelNormalizer(prepared.files)
 
 
 TOWER = ["vision", "merger"]

@@ -124,7 +124,7 @@ def prepared_row(run_file: Path, *overrides: str) -> tuple[Any, Prepared, Any]:
     prepared = prepare(settings, ("train",), Terminal())
     corpus = prepared.corpora["train"]
     order = np.argsort(-corpus.lengths.patches)[:20].tolist()
-    return settings, prepared, build_batch(corpus, order, filler=prepared.reading.template.filler())
+    return settings, prepared, build_batch(corpus, order, filler=prepared.encoder.template.filler())
 
 
 @pytest.mark.parametrize(

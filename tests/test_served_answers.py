@@ -62,17 +62,17 @@ def test_an_export_answers_without_settings_as_eval_does(exported: tuple[Path, P
     files = read_model_files(str(out))
     model = AutoModelForImageTextToText.from_pretrained(out).eval()
     corpus = prepared.corpora["eval"]
-    asked = PromptDataset(corpus, prepared.reading.template, range(len(corpus)))
+    asked = PromptDataset(corpus, prepared.encoder.template, range(len(corpus)))
     for prompt in (asked[index] for index in range(len(asked))):
         assert isinstance(prompt, Prompt)
-        (expected,) = answer(model, [prompt], prepared.reading.template, PixelNormalizer(files), max_new_tokens=8)
+        (expected,) = answer(model, [prompt], prepared.encoder.template, PixelNormalizer(files), max_new_tokens=8)
         ids = torch.from_numpy(prompt.layout.input_ids)[None]
         inputs: dict[str, torch.Tensor] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if len(prompt.pixels):
             inputs |= {
                 "pixel_values": PixelNormalizer(files)(torch.from_numpy(prompt.pixels)),
                 "image_grid_thw": torch.from_numpy(prompt.layout.grids),
-                "mm_token_type_ids": (ids == prepared.reading.template.image_pad).int(),
+                "mm_token_type_ids": (ids == prepared.encoder.template.image_pad).int(),
             }
         written = model.generate(**inputs, max_new_tokens=8)[0, ids.shape[1] :].tolist()
         assert written[: len(expected.ids)] == expected.ids

@@ -22,7 +22,7 @@ from rich.progress import Task as RichTask
 from rich.table import Table
 from rich.text import Text
 
-from triptych.corpus.examine import Census
+from triptych.corpus.examine import CheckReport
 from triptych.errors import Problem, fold, printable
 from triptych.run.reporter import WIDE, Advance, Row
 
@@ -52,12 +52,12 @@ class Terminal:
         """A table that is made already."""
         self.console.print(made)
 
-    def problems(self, census: Census, *, everything: bool = False) -> None:
+    def problems(self, report: CheckReport, *, everything: bool = False) -> None:
         """Problems, one per line, and what would help: of a code with many only some, unless ``everything``."""
-        found = census.problems
+        found = report.problems
         for line in map(str, found) if everything else fold(found):
             self.line(line)
-        for hint in census.hints:
+        for hint in report.hints:
             self.console.print(printable(hint, lines=True), markup=False, style="bold")
 
     @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 
 import tiny
 from triptych.corpus.corpus import Corpus, load_or_build
-from triptych.corpus.examine import Census, Reading
+from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.executor import LocalEngine
 from triptych.family.family import read_model_files
 from triptych.images.pixels import load_patches
@@ -24,7 +24,7 @@ class Samples:
     """A dozen samples with 0 to 3 images each, as JSON beside their images."""
 
     path: Path
-    reading: Reading
+    encoder: Encoder
     records: list[dict[str, Any]]
 
     @property
@@ -35,19 +35,19 @@ class Samples:
         """The bytes of an image."""
         return (self.folder / name).read_bytes()
 
-    def load(self, cache: Path, *paths: Path, **source: Any) -> tuple[Corpus, Census]:
+    def load(self, cache: Path, *paths: Path, **source: Any) -> tuple[Corpus, CheckReport]:
         """The corpus of other files."""
         named = Source(tuple(map(str, paths)), **source)
-        return load_or_build([named], self.reading, cache, LocalEngine(1))
+        return load_or_build([named], self.encoder, cache, LocalEngine(1))
 
     def check_equal(self, cache: Path, *paths: Path, only: list[int] | None = None, **source: Any) -> Corpus:
         """That other files hold these samples (or ``only`` some): ids, layouts, images, read in any order."""
         expected, _ = self.load(cache, self.path)
-        found, census = self.load(cache, *paths, **source)
+        found, report = self.load(cache, *paths, **source)
         chosen = list(range(len(self.records))) if only is None else only
-        assert census.problems == []
-        assert (census.samples, len(found)) == (len(chosen), len(chosen))
-        geometry = self.reading.geometry
+        assert report.problems == []
+        assert (report.samples, len(found)) == (len(chosen), len(chosen))
+        geometry = self.encoder.geometry
         for place in np.random.default_rng(0).permutation(len(chosen)).tolist():
             sample = chosen[place]
             for name in ("tokens", "patches"):
@@ -72,4 +72,4 @@ def write_samples(folder: Path, model: Path) -> Samples:
     path = tiny.write_dataset(folder, 12, max_images=3)
     records = json.loads(path.read_text(encoding="utf-8"))
     assert {len(record["images"]) for record in records} == {0, 1, 2, 3}
-    return Samples(path, Reading(files.template(), files.geometry, Budget(max_tokens=400)), records)
+    return Samples(path, Encoder(files.template(), files.geometry, Budget(max_tokens=400)), records)

@@ -32,7 +32,7 @@ if __name__ == "__main__":  # its workers import only what they need
     from triptych.corpus.executor import LocalEngine
     from triptych.text.layout import Budget
     from triptych.sources.records import Source
-    from triptych.corpus.examine import Reading
+    from triptych.corpus.examine import Encoder
     from triptych.family.family import read_model_files
 
     model, cache, workers, *data = sys.argv[1:]
@@ -40,11 +40,11 @@ if __name__ == "__main__":  # its workers import only what they need
     image_sizes.IMAGES_PER_TASK = 8
     image_sizes.STORE_SECONDS = 0.05
     files = read_model_files(model)
-    reading = Reading(files.template(), files.geometry, Budget(max_tokens=400), files.text_hash())
+    encoder = Encoder(files.template(), files.geometry, Budget(max_tokens=400), files.text_hash())
     engine = LocalEngine(int(workers), patience=0)
     print("begin", flush=True)
-    _, census = load_or_build([Source(tuple(data))], reading, Path(cache), engine)
-    print(json.dumps(asdict(census)), flush=True)
+    _, report = load_or_build([Source(tuple(data))], encoder, Path(cache), engine)
+    print(json.dumps(asdict(report)), flush=True)
 """
 
 
@@ -80,11 +80,11 @@ def start(data: Path, model: Path, cache: Path, *names: str, workers: int = 2) -
 
 
 def finish(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    """The census that a build prints."""
+    """The report that a build prints."""
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    census: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return census
+    report: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return report
 
 
 def files_of(cache: Path) -> dict[str, str]:
@@ -108,16 +108,16 @@ def headers(cache: Path) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def undisturbed(data: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What one build gives, in this many seconds behind its beginning."""
+    """What one build gives, in this many seconds after its beginning."""
     cache = tmp_path_factory.mktemp("undisturbed")
     process = start(data, model_dir, cache, "one.json", "two.jsonl")
     assert process.stdout is not None
     assert process.stdout.readline() == "begin\n"
     began = time.monotonic()
-    census = finish(process)
+    report = finish(process)
     return {
         "seconds": time.monotonic() - began,
-        "census": census,
+        "report": report,
         "files": files_of(cache),
         "headers": headers(cache),
     }
@@ -139,11 +139,11 @@ def test_a_build_that_is_killed_at_any_moment_is_made_up_for(
             os.kill(process.pid, signal.SIGKILL)
             process.communicate(timeout=60)
             ended += process.returncode == 0
-        assert finish(start(data, model_dir, cache, "one.json", "two.jsonl")) == undisturbed["census"]
+        assert finish(start(data, model_dir, cache, "one.json", "two.jsonl")) == undisturbed["report"]
         assert files_of(cache) == undisturbed["files"]
         assert headers(cache) == undisturbed["headers"]
         assert not list(cache.glob("index/.*")), "what was begun is swept away"
-    assert KILLS - ended >= 5, "builds were killed in their work, not behind it"
+    assert KILLS - ended >= 5, "builds were killed in their work, not after it"
 
 
 @pytest.mark.parametrize("other", [("one.json", "two.jsonl"), ("two.jsonl",)], ids=["same run", "other run"])
@@ -156,6 +156,6 @@ def test_two_builds_at_once_are_both_right(
         start(data, model_dir, shared, "one.json", "two.jsonl", workers=1),
         start(data, model_dir, shared, *other, workers=1),
     ]
-    assert [finish(process) for process in processes] == [undisturbed["census"], expected]
+    assert [finish(process) for process in processes] == [undisturbed["report"], expected]
     assert files_of(shared) == undisturbed["files"] | files_of(alone)
     assert headers(shared) == undisturbed["headers"]

@@ -10,10 +10,10 @@ from tokenizers import AddedToken, Tokenizer
 
 import tiny
 from triptych.corpus.corpus import load_or_build
-from triptych.corpus.examine import Reading
+from triptych.corpus.examine import Encoder
 from triptych.errors import ModelError, Origin
 from triptych.family.family import read_model_files
-from triptych.run.reporter import census_line
+from triptych.run.reporter import report_line
 from triptych.sources.records import Record, Source
 from triptych.text.content_tokens import is_control
 from triptych.text.conversation import parse
@@ -91,10 +91,10 @@ def test_the_census_says_how_many_were_taken_as_text(model: Path, tmp_path: Path
     ]
     (tmp_path / "data.json").write_text(json.dumps(records))
     files = read_model_files(str(model))
-    reading = Reading(files.template(), files.geometry, Budget(), files.text_hash())
-    _, census = load_or_build([Source(str(tmp_path / "data.json"))], reading, tmp_path / "cache")
-    assert (census.ok, census.control_texts) == (2, 2)
-    assert "2 control-token strings such as <|im_end|> and <|image_pad|> taken as text" in census_line(census)
+    encoder = Encoder(files.template(), files.geometry, Budget(), files.text_hash())
+    _, report = load_or_build([Source(str(tmp_path / "data.json"))], encoder, tmp_path / "cache")
+    assert (report.ok, report.control_texts) == (2, 2)
+    assert "2 control-token strings such as <|im_end|> and <|image_pad|> taken as text" in report_line(report)
 
 
 def test_a_token_without_a_row_in_the_embedding_is_an_error_of_the_model(tmp_path: Path) -> None:

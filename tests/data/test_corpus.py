@@ -17,7 +17,7 @@ import pytest
 
 import tiny
 from triptych.corpus.corpus import Corpus, load_or_build
-from triptych.corpus.examine import Census, Examiner, Reading
+from triptych.corpus.examine import CheckReport, Encoder, Examiner
 from triptych.family.family import read_model_files
 from triptych.images import measure
 from triptych.sources.readers import read_records
@@ -33,12 +33,12 @@ class Run:
     """What decides a corpus."""
 
     source: Source
-    reading: Reading
+    encoder: Encoder
     identity: str
     folder: Path
 
-    def load(self) -> tuple[Corpus, Census]:
-        return load_or_build([self.source], replace(self.reading, identity=self.identity), self.folder)
+    def load(self) -> tuple[Corpus, CheckReport]:
+        return load_or_build([self.source], replace(self.encoder, identity=self.identity), self.folder)
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def run(tmp_path: Path, model_dir: Path) -> Run:
     more = [tiny.record([], "hi", "yes"), tiny.record(["large.png"], "<image>?", "yes", task="t")]
     rewrite(data, lambda records: records.extend(more))
     files = read_model_files(str(model_dir))
-    reading = Reading(files.template(), files.geometry, Budget(max_tokens=200))
-    return Run(Source(str(data)), reading, files.text_hash(), tmp_path / "index")
+    encoder = Encoder(files.template(), files.geometry, Budget(max_tokens=200))
+    return Run(Source(str(data)), encoder, files.text_hash(), tmp_path / "index")
 
 
 @pytest.fixture
@@ -85,18 +85,18 @@ def tokenized(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_the_corpus_gives_back_what_each_record_alone_gives(run: Run) -> None:
     rewrite(Path(run.source.path), lambda records: records[4].pop("task"))
-    corpus, census = run.load()
+    corpus, report = run.load()
     records = list(read_records(run.source.path))
     assert len(corpus) == len(records) == SAMPLES
     folder = Path(run.source.path).parent
-    geometry = run.reading.geometry
+    geometry = run.encoder.geometry
     shrunk = 0
     for index, record in enumerate(records):
         assert isinstance(record, Record)
         conversation = parse(record, run.source)
         measured = [measure.measure(str(folder / ref.source)) for ref in conversation.images]
         sizes = [(image.height, image.width) for image in measured]
-        fitted = fit(run.reading.template.encode(conversation), sizes, geometry, run.reading.budget)
+        fitted = fit(run.encoder.template.encode(conversation), sizes, geometry, run.encoder.budget)
         shrunk += fitted.shrunk
         expected = lay_out(fitted.encoded, fitted.resized, geometry, record.origin)
         encoded, layout = corpus.encoded(index), corpus.layout(index)
@@ -118,19 +118,19 @@ def test_the_corpus_gives_back_what_each_record_alone_gives(run: Run) -> None:
         assert corpus.supervised[index] == layout.supervised.sum()
         assert corpus.image_counts[index] == len(sizes)
     assert {0, 1, 2} <= set(corpus.image_counts.tolist()), "one without an image among them"
-    assert census == Census(samples=SAMPLES, ok=SAMPLES, shrunk=shrunk)
+    assert report == CheckReport(samples=SAMPLES, ok=SAMPLES, shrunk=shrunk)
     assert shrunk
     assert corpus.geometry == geometry
 
 
 @pytest.mark.parametrize("rule", ["shrink", "drop", "error", "cut_text"])
 def test_what_is_over_a_budget_meets_its_rule(run: Run, rule: Any) -> None:
-    run.reading = replace(run.reading, budget=Budget(max_tokens=60, too_long=rule))
-    corpus, census = run.load()
+    run.encoder = replace(run.encoder, budget=Budget(max_tokens=60, too_long=rule))
+    corpus, report = run.load()
     assert (corpus.lengths.tokens <= 60).all()
-    assert bool(census.dropped) == (rule == "drop")
-    assert census.problems if rule == "error" else census.ok
-    assert bool(census.shrunk) == (rule in ("shrink", "cut_text"))
+    assert bool(report.dropped) == (rule == "drop")
+    assert report.problems if rule == "error" else report.ok
+    assert bool(report.shrunk) == (rule in ("shrink", "cut_text"))
     for index in range(len(corpus)):
         layout = corpus.layout(index)
         assert len(layout.input_ids) == corpus.lengths.tokens[index]
@@ -138,12 +138,12 @@ def test_what_is_over_a_budget_meets_its_rule(run: Run, rule: Any) -> None:
 
 
 def test_nothing_is_read_again_while_nothing_changes(run: Run, measured: list[str], tokenized: list[int]) -> None:
-    first, census = run.load()
+    first, report = run.load()
     assert (len(measured), sum(tokenized)) == (len(set(measured)), SAMPLES), "each image was measured once"
     measured.clear()
     tokenized.clear()
-    again, same_census = run.load()
-    assert same_census == census
+    again, same_report = run.load()
+    assert same_report == report
     assert np.array_equal(again.lengths.tokens, first.lengths.tokens)
     assert (measured, tokenized) == ([], [])
 
@@ -169,19 +169,19 @@ def touch_image(run: Run) -> None:
 
 
 def limit_image(run: Run) -> None:
-    run.reading = replace(run.reading, geometry=run.reading.geometry.limit(max_pixels=100 * 100))
+    run.encoder = replace(run.encoder, geometry=run.encoder.geometry.limit(max_pixels=100 * 100))
 
 
 def limit_sample(run: Run) -> None:
-    run.reading = replace(run.reading, budget=Budget(max_tokens=199))
+    run.encoder = replace(run.encoder, budget=Budget(max_tokens=199))
 
 
 def share_images(run: Run) -> None:
-    run.reading = replace(run.reading, budget=replace(run.reading.budget, image_tokens=30))
+    run.encoder = replace(run.encoder, budget=replace(run.encoder.budget, image_tokens=30))
 
 
 def change_rule(run: Run) -> None:
-    run.reading = replace(run.reading, budget=replace(run.reading.budget, too_long="drop"))
+    run.encoder = replace(run.encoder, budget=replace(run.encoder.budget, too_long="drop"))
 
 
 def change_tokenizer(run: Run) -> None:
@@ -215,13 +215,13 @@ def test_a_change_costs_what_depends_on_it_and_no_more(
     change(run)
     measured.clear()
     tokenized.clear()
-    corpus, census = run.load()
+    corpus, report = run.load()
     assert bool(tokenized) == (change in TEXT)
     assert change is not add_file or tokenized == [2], "only the new file is read"
     again = {**TEXT, **LIMITS, **IMAGES}[change]
     assert len(measured) == again
     fresh = replace(run, folder=run.folder.parent / "fresh").load()
-    assert census == fresh[1]
+    assert report == fresh[1]
     assert np.array_equal(corpus.lengths.tokens, fresh[0].lengths.tokens)
     for index in range(len(corpus)):
         assert corpus.images(index) == fresh[0].images(index)
@@ -232,8 +232,8 @@ def test_a_deleted_image_rebuilds_the_index_and_is_reported(run: Run) -> None:
     corpus, _ = run.load()
     index, image = next((i, image) for i in range(SAMPLES) for image in corpus.images(i))
     Path(image.location).unlink()
-    again, census = run.load()
-    assert [(problem.code, problem.origin.line) for problem in census.problems] == [("image-missing", index + 1)]
+    again, report = run.load()
+    assert [(problem.code, problem.origin.line) for problem in report.problems] == [("image-missing", index + 1)]
     assert len(again) == SAMPLES - 1
 
 
@@ -243,14 +243,14 @@ def test_a_mended_image_is_noticed_though_the_data_file_is_the_same(run: Run, me
     rewrite(Path(run.source.path), lambda records: records.append(tiny.record(["new.png"], "<image>?", "yes")))
     if defect == "text":
         (folder / "new.png").write_text("not an image")
-    _, census = run.load()
-    assert len(census.problems) == 1
+    _, report = run.load()
+    assert len(report.problems) == 1
     opened = len(measured)
-    assert run.load()[1] == census
+    assert run.load()[1] == report
     assert measured[opened:] == (["new.png"] if defect == "missing" else []), "a file that is there is not tried again"
     tiny.write_image(folder / "new.png", 60, 60)
-    corpus, census = run.load()
-    assert (census.problems, len(corpus)) == ([], SAMPLES + 1)
+    corpus, report = run.load()
+    assert (report.problems, len(corpus)) == ([], SAMPLES + 1)
 
 
 def test_problems_and_dropped_samples_survive_a_reload(run: Run) -> None:
@@ -260,12 +260,12 @@ def test_problems_and_dropped_samples_survive_a_reload(run: Run) -> None:
         records[3] = 5
 
     rewrite(Path(run.source.path), spoil)
-    run.reading = replace(run.reading, budget=Budget(max_tokens=1500, too_long="drop"))
-    corpus, census = run.load()
-    assert [(problem.code, problem.origin.line) for problem in census.problems] == [("bad-shape", 2), ("bad-shape", 4)]
-    assert [(problem.code, problem.origin.line) for problem in census.dropped] == [("too-long", 3)]
-    assert (census.samples, census.ok, len(corpus)) == (SAMPLES, SAMPLES - 3, SAMPLES - 3)
-    assert run.load()[1] == census
+    run.encoder = replace(run.encoder, budget=Budget(max_tokens=1500, too_long="drop"))
+    corpus, report = run.load()
+    assert [(problem.code, problem.origin.line) for problem in report.problems] == [("bad-shape", 2), ("bad-shape", 4)]
+    assert [(problem.code, problem.origin.line) for problem in report.dropped] == [("too-long", 3)]
+    assert (report.samples, report.ok, len(corpus)) == (SAMPLES, SAMPLES - 3, SAMPLES - 3)
+    assert run.load()[1] == report
 
 
 def test_a_corpus_travels_to_a_worker_as_its_path(run: Run) -> None:
@@ -315,22 +315,22 @@ def test_the_header_cache_serves_all_runs(run: Run, measured: list[str]) -> None
     folder = Path(run.source.path).parent
     other = folder / "other.json"
     other.write_text(json.dumps([tiny.record(["large.png"], "<image>What?", "An image.")]), encoding="utf-8")
-    corpus, _ = load_or_build([Source(str(other))], replace(run.reading, identity="another model"), run.folder)
+    corpus, _ = load_or_build([Source(str(other))], replace(run.encoder, identity="another model"), run.folder)
     assert (len(corpus), measured) == (1, [])
 
 
 def test_a_corpus_without_its_census_is_counted_again(run: Run) -> None:
-    _, census = run.load()
-    (path,) = run.folder.glob("corpora/census-*.json")
+    _, report = run.load()
+    (path,) = run.folder.glob("corpora/report-*.json")
     path.unlink()
-    assert run.load()[1] == census
+    assert run.load()[1] == report
     assert path.exists()
 
 
 def test_files_without_a_good_sample_give_an_empty_corpus(run: Run) -> None:
     Path(run.source.path).write_text("[1, 2]")
-    corpus, census = run.load()
-    assert (len(corpus), len(census.problems), len(corpus.lengths.tokens)) == (0, 2, 0)
+    corpus, report = run.load()
+    assert (len(corpus), len(report.problems), len(corpus.lengths.tokens)) == (0, 2, 0)
 
 
 def test_the_same_files_named_from_another_folder_share_everything(
@@ -359,10 +359,10 @@ def test_an_image_of_two_data_files_is_measured_once(run: Run, measured: list[st
         assert corpus.images(index) == corpus.images(SAMPLES + index)
 
 
-def contents(corpus: Corpus, census: Census) -> list[Any]:
+def contents(corpus: Corpus, report: CheckReport) -> list[Any]:
     """All that a run takes from a corpus."""
     return [
-        asdict(census),
+        asdict(report),
         corpus.lengths.tokens.tolist(),
         corpus.lengths.patches.tolist(),
         corpus.supervised.tolist(),
@@ -383,7 +383,7 @@ def test_no_damage_to_the_cache_becomes_another_corpus(run: Run, caplog: pytest.
     expected = contents(*run.load())
     chance = random.Random(0)
     files = [path for path in sorted(run.folder.rglob("*")) if path.is_file() and path.suffix != ".lock"]
-    assert len(files) >= 13, "a part's three files, sizes, lengths and census with their checksums, and headers"
+    assert len(files) >= 13, "a part's three files, sizes, lengths and report with their checksums, and headers"
     for path in files:
         original = path.read_bytes()
         for damaged in damages(original, chance):

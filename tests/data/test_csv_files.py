@@ -144,5 +144,5 @@ def test_no_text_crashes(scratch: Path, content: bytes, size: int) -> None:
 def test_endings_of_json_in_any_case(tmp_path: Path, name: str) -> None:
     content = json.dumps(tiny.record([], "x", "y")).encode() + b"\n"
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("GZ") else content)
-    _, census = load_or_build([Source(str(tmp_path / name))], None, tmp_path / "cache")
-    assert (census.samples, census.ok) == (1, 1)
+    _, report = load_or_build([Source(str(tmp_path / name))], None, tmp_path / "cache")
+    assert (report.samples, report.ok) == (1, 1)

@@ -1,6 +1,6 @@
 """A thousand damaged files: ``check`` reports those that Pillow cannot decode, and no others.
 
-Pillow is the judge: a file whose damage it does not notice (a flipped byte of a pixel, text behind the end) is no
+Pillow is the judge: a file whose damage it does not notice (a flipped byte of a pixel, text after the end) is no
 error, for it trains like any other.
 """
 

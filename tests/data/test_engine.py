@@ -13,7 +13,7 @@ import pytest
 import tiny
 from triptych.corpus import image_sizes
 from triptych.corpus.corpus import load_or_build
-from triptych.corpus.examine import Census, Reading
+from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.executor import AHEAD, Engine, LocalEngine
 from triptych.errors import ConfigError, TriptychError
 from triptych.family.family import read_model_files
@@ -154,14 +154,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def built(data: Path, model_dir: Path, cache: Path, engine: Engine) -> tuple[Census, dict[str, str]]:
-    """The census, and the hash of every Arrow file by its name."""
+def built(data: Path, model_dir: Path, cache: Path, engine: Engine) -> tuple[CheckReport, dict[str, str]]:
+    """The report, and the hash of every Arrow file by its name."""
     files = read_model_files(str(model_dir))
-    reading = Reading(files.template(), files.geometry, Budget(max_tokens=200), files.text_hash())
+    encoder = Encoder(files.template(), files.geometry, Budget(max_tokens=200), files.text_hash())
     source = Source((str(data / "train.json"), str(data / "lines.jsonl")))
-    _, census = load_or_build([source], reading, cache, engine)
+    _, report = load_or_build([source], encoder, cache, engine)
     arrow = {str(path.relative_to(cache)): path.read_bytes() for path in cache.glob("*/**/*.arrow")}
-    return census, {name: hashlib.sha256(content).hexdigest() for name, content in arrow.items()}
+    return report, {name: hashlib.sha256(content).hexdigest() for name, content in arrow.items()}
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,9 @@ def built(data: Path, model_dir: Path, cache: Path, engine: Engine) -> tuple[Cen
 def test_an_index_does_not_show_how_it_was_built(
     data: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Engine, shard: int
 ) -> None:
-    census, files = expected = built(data, model_dir, tmp_path / "usual", IN_PROCESS)
+    report, files = expected = built(data, model_dir, tmp_path / "usual", IN_PROCESS)
     assert len(files) == 6, "samples and images of two data files, sizes, lengths"
-    assert {problem.code for problem in census.problems} == {"bad-shape", "image-unreadable"}
+    assert {problem.code for problem in report.problems} == {"bad-shape", "image-unreadable"}
     monkeypatch.setattr(json_files, "SHARD_BYTES", shard)
     monkeypatch.setattr(image_sizes, "IMAGES_PER_TASK", 5)
     assert built(data, model_dir, tmp_path / "other", engine) == expected

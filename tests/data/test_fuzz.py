@@ -21,7 +21,7 @@ from test_samples import (
 )
 
 from triptych.corpus.corpus import load_or_build
-from triptych.corpus.examine import Reading
+from triptych.corpus.examine import Encoder
 from triptych.corpus.executor import LocalEngine
 from triptych.errors import Code
 from triptych.family.family import read_model_files
@@ -169,9 +169,9 @@ def mutated_text(chance: random.Random) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def reading(model_dir: Path) -> Reading:
+def encoder(model_dir: Path) -> Encoder:
     files = read_model_files(str(model_dir))
-    return Reading(files.template(), files.geometry, Budget(max_tokens=200))
+    return Encoder(files.template(), files.geometry, Budget(max_tokens=200))
 
 
 @pytest.fixture(scope="module")
@@ -179,25 +179,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_files(tmp_path_factory.mktemp("fuzz"))
 
 
-def examine(path: Path, cache: Path, reading: Reading, options: dict[str, Any]) -> tuple[list[Place], list[Place]]:
+def examine(path: Path, cache: Path, encoder: Encoder, options: dict[str, Any]) -> tuple[list[Place], list[Place]]:
     """Places of the samples, and of the problems that have one."""
     source = Source(str(path), **options)
-    corpus, census = load_or_build([source], reading, cache, LocalEngine(1))
+    corpus, report = load_or_build([source], encoder, cache, LocalEngine(1))
     good = [(origin.line, origin.item) for origin in map(corpus.origin, range(len(corpus)))]
-    for problem in census.problems:
+    for problem in report.problems:
         assert problem.code in CODES
         assert problem.origin.path == str(path)
         assert 10 < len(problem.message) < 3000
         orjson.dumps(problem.to_dict())
     for index in range(0, len(corpus), 10):  # and it can be laid out
         assert len(corpus.layout(index).input_ids) == corpus.lengths.tokens[index] <= 200
-    bad = [(problem.origin.line, problem.origin.item) for problem in census.problems if problem.origin.line]
-    assert census.ok == len(good)
-    assert census.samples == len({*good, *bad}) == len(good) + len({*bad}), "a record is a sample, or has a problem"
+    bad = [(problem.origin.line, problem.origin.item) for problem in report.problems if problem.origin.line]
+    assert report.ok == len(good)
+    assert report.samples == len({*good, *bad}) == len(good) + len({*bad}), "a record is a sample, or has a problem"
     return good, bad
 
 
-def fuzz(folder: Path, cache: Path, reading: Reading, seeds: range) -> None:
+def fuzz(folder: Path, cache: Path, encoder: Encoder, seeds: range) -> None:
     """Examine a file of lines, the same records as an array, and that array with bytes changed, for each seed."""
     outcomes = {"good": 0, "bad": 0}
     for seed in seeds:
@@ -206,7 +206,7 @@ def fuzz(folder: Path, cache: Path, reading: Reading, seeds: range) -> None:
         lines = [orjson.dumps(GOOD[0]), *(mutated_text(chance) for _ in range(PER_FILE - 1))]
         path = folder / f"{seed}.jsonl"
         path.write_bytes(b"\n".join(lines))
-        good, bad = examine(path, cache, reading, options)
+        good, bad = examine(path, cache, encoder, options)
         texts = [number for number, line in enumerate(lines, 1) if line and not line.isspace()]
         assert sorted({line for line, _ in (*good, *bad)}) == texts, f"seed {seed}: no line without a word"
         assert bad == sorted(bad), f"seed {seed}: in input order"
@@ -216,7 +216,7 @@ def fuzz(folder: Path, cache: Path, reading: Reading, seeds: range) -> None:
         valid = [number for number in texts if is_json(lines[number - 1])]
         array = b"[" + b",\n".join(lines[number - 1] for number in valid) + b"]"
         (folder / f"{seed}.json").write_bytes(array)
-        as_array, _ = examine(folder / f"{seed}.json", cache, reading, options)
+        as_array, _ = examine(folder / f"{seed}.json", cache, encoder, options)
         assert [(valid[number - 1], item) for number, item in as_array] == good, (
             f"seed {seed}: an array gives what lines give"
         )
@@ -224,7 +224,7 @@ def fuzz(folder: Path, cache: Path, reading: Reading, seeds: range) -> None:
         place = chance.randrange(len(array))
         array = array[:place] + chance.choice(BYTES) + array[place + chance.randrange(3) :]
         (folder / f"{seed}-broken.json").write_bytes(array)
-        examine(folder / f"{seed}-broken.json", cache, reading, options)
+        examine(folder / f"{seed}-broken.json", cache, encoder, options)
         for name in (f"{seed}.jsonl", f"{seed}.json", f"{seed}-broken.json"):
             (folder / name).unlink()
         if seed % len(SOURCES) > 1:
@@ -242,11 +242,11 @@ def is_json(line: bytes) -> bool:
     return True
 
 
-def test_five_thousand_mutated_records(folder: Path, tmp_path: Path, reading: Reading) -> None:
-    fuzz(folder, tmp_path, reading, range(10))
+def test_five_thousand_mutated_records(folder: Path, tmp_path: Path, encoder: Encoder) -> None:
+    fuzz(folder, tmp_path, encoder, range(10))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_hundred_thousand_mutated_records(folder: Path, tmp_path: Path, reading: Reading) -> None:
-    fuzz(folder, tmp_path, reading, range(10, 210))
+def test_a_hundred_thousand_mutated_records(folder: Path, tmp_path: Path, encoder: Encoder) -> None:
+    fuzz(folder, tmp_path, encoder, range(10, 210))

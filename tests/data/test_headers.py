@@ -62,7 +62,7 @@ def turned(order: str, orientation: int) -> bytes:
 
 
 def camera(order: str, orientation: int) -> bytes:
-    """As cameras write it: a maker, a resolution, and tags behind the orientation."""
+    """As cameras write it: a maker, a resolution, and tags after the orientation."""
     where = [struct.pack(order + "L", offset) for offset in (1000, 1016, 1024)]
     return tiff(
         order,

@@ -119,13 +119,13 @@ def test_one_object_over_several_lines_is_one_record(tmp_path: Path, size: int, 
 one = b'{"a": 1}'
 MALFORMED = {
     "unclosed": (b"[%b, %b", [1, 2, 0]),
-    "unclosed behind a comma": (b"[%b, %b,", [1, 2, 0]),
+    "unclosed after a comma": (b"[%b, %b,", [1, 2, 0]),
     "trailing comma": (b"[%b, %b, ]", [1, 2, 3]),
     "only a comma": (b"[,]", [1, 2]),
     "two commas": (b"[%b,, %b]", [1, 2, 3]),
     "leading comma": (b"[, %b]", [1, 2]),
     "other bracket": (b"[%b, %b}", [1, 2, 0]),
-    "other bracket behind a comma": (b"[%b, }", [1, 2, 0]),
+    "other bracket after a comma": (b"[%b, }", [1, 2, 0]),
     "only the other bracket": (b"[}", [0]),
     "only an opening": (b"[", [0]),
     "text behind": (b"[%b, %b] x", [1, 2, 0]),
@@ -138,8 +138,8 @@ MALFORMED = {
     "wrong element": (b"[%b, {'a': 1}, [], %b]", [1, 2, 3, 4]),
     "list of no records": (b"[%b, [1, 2], %b]", [1, 2, 3]),
     "wrong record in a list": (b"[%b, [%b, 5], %b]", [1, 2, 2, 3]),
-    "a comma behind each line": (b"%b,\n%b,\n", [0]),
-    "a comma behind one line": (b"%b,\n%b\n%b", [1, 2, 3]),
+    "a comma after each line": (b"%b,\n%b,\n", [0]),
+    "a comma after one line": (b"%b,\n%b\n%b", [1, 2, 3]),
     "commas between objects": (b'{\n"a": 1},\n{"a":\n1}\n', [0]),
     "objects over several lines": (b'{\n"a": 1}\n{"a":\n1}\n', [0]),
     "objects on one line": (b"%b%b", [0]),
@@ -235,7 +235,7 @@ def test_what_python_writes_for_no_number_is_null(tmp_path: Path, form: str) -> 
 
 
 REMEDIES = {
-    "comma": (b'{"a": 1},\n{"a": 2},\n', "a comma stands behind each line", 1),
+    "comma": (b'{"a": 1},\n{"a": 2},\n', "a comma stands after each line", 1),
     "pretty": (b'{\n "a": 1\n}\n{\n "a": 2\n}\n', "jq -c .", 1),
     "pretty-commas": (b'{\n "a": 1\n},\n{\n "a": 2\n}\n', "put [ in front", 1),
     "one-line": (b'{"a": 1}{"a": 2}', "jq -c .", 1),

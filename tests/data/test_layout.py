@@ -207,14 +207,14 @@ def test_a_sample_must_also_fit_in_a_row(
 def test_a_run_that_asks_for_rows_of_few_patches_gives_samples_of_few_patches(tmp_path: Path, model_dir: Path) -> None:
     from triptych.corpus.corpus import load_or_build
     from triptych.family.family import read_model_files
-    from triptych.run.prepare import make_reading
+    from triptych.run.prepare import make_encoder
 
     tiny.write_image(tmp_path / "a.png", 600, 800)
     (tmp_path / "x.json").write_text(json.dumps([tiny.record(["a.png"] * 3, "<image>" * 3, "yes")]))
     batch = {"samples": None, "tokens": 400, "patches": 300}
     run = run_file.load(tiny.write_run(tmp_path, model_dir, tmp_path / "x.json", batch=batch))
-    reading = make_reading(read_model_files(str(model_dir)), run)
-    corpus, _ = load_or_build(run.sources("train"), reading, tmp_path / "cache")
+    encoder = make_encoder(read_model_files(str(model_dir)), run)
+    corpus, _ = load_or_build(run.sources("train"), encoder, tmp_path / "cache")
     layout = corpus.layout(0)
     assert layout.grids.prod(axis=1).sum() <= 300
     assert len(layout.grids) == 3

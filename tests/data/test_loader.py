@@ -35,7 +35,7 @@ def builder(small_model_dir: Path, tmp_path: Path) -> RowBuilder:
 
     data = tiny.write_dataset(tmp_path, 12, seed=4)
     prepared = prepare(load(tiny.write_run(tmp_path, small_model_dir, data)), ("train",), Terminal())
-    return RowBuilder(prepared.corpora["train"], prepared.reading.template.filler())
+    return RowBuilder(prepared.corpora["train"], prepared.encoder.template.filler())
 
 
 def plan_of(rows: int) -> Plan:

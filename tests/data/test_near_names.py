@@ -9,10 +9,10 @@ import pytest
 
 import tiny
 from triptych.corpus.corpus import load_or_build
-from triptych.corpus.examine import Census
+from triptych.corpus.examine import CheckReport
 from triptych.images import measure
 from triptych.images.measure import ImageError
-from triptych.run.reporter import census_line
+from triptych.run.reporter import report_line
 from triptych.sources.records import ImageRef, Source
 from triptych.terminal import Terminal
 
@@ -101,7 +101,7 @@ def test_every_form_of_a_file_address_is_read(folder: Path, form: str) -> None:
     assert measure.measure(location).height == 40
 
 
-def census(data: Path, names: list[str], media_dir: Path | None = None) -> Census:
+def report(data: Path, names: list[str], media_dir: Path | None = None) -> CheckReport:
     records = [tiny.record([name, name], "<image><image>x", "y") for name in names]
     data.parent.mkdir(parents=True, exist_ok=True)
     data.write_text(json.dumps(records))
@@ -133,32 +133,32 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_many_missing_images_are_diagnosed_together(work: Path, prefix: str, media_dir: str | None, hint: str) -> None:
     names = [f"{prefix}{number}.png" for number in range(30)]
-    found = census(work / "data" / "train.json", names, media_dir and work / media_dir)
+    found = report(work / "data" / "train.json", names, media_dir and work / media_dir)
     assert len(found.problems) == 60
     (said,) = found.hints
     assert hint in said
 
 
 def test_images_that_are_nowhere_get_no_hint(work: Path) -> None:
-    assert census(work / "data" / "train.json", [f"gone-{number}.png" for number in range(30)]).hints == []
+    assert report(work / "data" / "train.json", [f"gone-{number}.png" for number in range(30)]).hints == []
 
 
 def test_a_hint_does_not_outlive_the_files_it_names(work: Path) -> None:
     names = [f"{number}.png" for number in range(30)]
     data = work / "data" / "train.json"
-    assert census(data, names).hints
+    assert report(data, names).hints
     (work / "data" / "images" / "set").rename(work / "data" / ".hidden")
-    assert census(data, names).hints == []
+    assert report(data, names).hints == []
 
 
 def test_three_thousand_records_with_a_wrong_folder_are_told_in_few_lines(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [f"{number % 30}.png" for number in range(3000)]
-    found = census(work / "data" / "train.json", names, work / "data")
+    found = report(work / "data" / "train.json", names, work / "data")
     out = Terminal()
     out.problems(found)
-    out.line(census_line(found))
+    out.line(report_line(found))
     text = capsys.readouterr().err
     lines = text.splitlines()
     assert len(lines) <= 15
@@ -171,6 +171,6 @@ def test_names_in_another_case_bring_no_hint_about_folders(tmp_path: Path) -> No
     for number in range(4):
         tiny.write_image(tmp_path / "data" / "images" / f"{number}.png", 40, 50)
     names = ["Images/0.png", "images/1.png", "images/2.png", "images/lost.png"]
-    found = census(tmp_path / "data" / "train.json", names)
+    found = report(tmp_path / "data" / "train.json", names)
     assert [problem.code for problem in found.problems] == ["image-missing"] * 4
     assert found.hints == []

@@ -20,7 +20,7 @@ import ray
 import tiny
 from triptych.commands.index import index
 from triptych.corpus.corpus import Corpus, load_or_build
-from triptych.corpus.examine import Census, Examined, Examiner, Reading, Task
+from triptych.corpus.examine import CheckReport, Encoder, Examined, Examiner, Task
 from triptych.corpus.executor import Engine, LocalEngine
 from triptych.corpus.ray_executor import RETRIES, RayEngine
 from triptych.errors import ConfigError, TriptychError
@@ -87,18 +87,18 @@ class Job:
     """What is indexed, apart from where."""
 
     sources: list[Source]
-    reading: Reading
+    encoder: Encoder
     identity: str
 
-    def load(self, cache: Path, engine: Engine) -> tuple[Corpus, Census]:
-        return load_or_build(self.sources, replace(self.reading, identity=self.identity), cache, engine)
+    def load(self, cache: Path, engine: Engine) -> tuple[Corpus, CheckReport]:
+        return load_or_build(self.sources, replace(self.encoder, identity=self.identity), cache, engine)
 
 
 @pytest.fixture
 def job(sources: list[Source], model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     monkeypatch.setattr(json_files, "SHARD_BYTES", 3000)
     files = read_model_files(str(model_dir))
-    return Job(sources, Reading(files.template(), files.geometry, Budget(max_tokens=60)), files.text_hash())
+    return Job(sources, Encoder(files.template(), files.geometry, Budget(max_tokens=60)), files.text_hash())
 
 
 def content(cache: Path) -> dict[str, Any]:
@@ -118,10 +118,10 @@ def content(cache: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def expected(job: Job, tmp_path: Path) -> dict[str, Any]:
-    corpus, census = job.load(tmp_path / "local", LocalEngine(1))
-    assert len(corpus) == census.ok > 3 * RECORDS
-    assert census.shrunk
-    assert {problem.code for problem in census.problems} == {
+    corpus, report = job.load(tmp_path / "local", LocalEngine(1))
+    assert len(corpus) == report.ok > 3 * RECORDS
+    assert report.shrunk
+    assert {problem.code for problem in report.problems} == {
         "bad-shape",
         "marker-count",
         "image-missing",

@@ -25,7 +25,7 @@ from PIL import Image
 
 import tiny
 from triptych.corpus.corpus import Corpus, load_or_build
-from triptych.corpus.examine import Census, Reading
+from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.executor import LocalEngine
 from triptych.errors import ConfigError
 from triptych.family.family import read_model_files
@@ -154,18 +154,18 @@ def store() -> Iterator[Any]:
 class Job:
     """How corpora are made."""
 
-    reading: Reading
+    encoder: Encoder
     cache: Path
 
-    def load(self, source: Source, cache: str = "cache") -> tuple[Corpus, Census]:
+    def load(self, source: Source, cache: str = "cache") -> tuple[Corpus, CheckReport]:
         engine = LocalEngine(1)
-        return load_or_build([source], self.reading, self.cache / cache, engine)
+        return load_or_build([source], self.encoder, self.cache / cache, engine)
 
 
 @pytest.fixture
 def job(model_dir: Path, tmp_path: Path) -> Job:
     files = read_model_files(str(model_dir))
-    return Job(Reading(files.template(), files.geometry, Budget(max_tokens=200), files.text_hash()), tmp_path)
+    return Job(Encoder(files.template(), files.geometry, Budget(max_tokens=200), files.text_hash()), tmp_path)
 
 
 def records(prefix: str = "") -> list[Any]:
@@ -199,12 +199,12 @@ def upload(client: Any, folder: Path, prefix: str) -> None:
             client.put_object(Bucket="bucket", Key=f"{prefix}/{path.relative_to(folder)}", Body=path.read_bytes())
 
 
-def assert_same(found: tuple[Corpus, Census], expected: tuple[Corpus, Census]) -> None:
+def assert_same(found: tuple[Corpus, CheckReport], expected: tuple[Corpus, CheckReport]) -> None:
     """Everything but the places is equal, to the pixels."""
-    (corpus, census), (local, local_census) = found, expected
-    assert (census.samples, census.ok, census.shrunk) == (local_census.samples, local_census.ok, local_census.shrunk)
-    assert [(p.code, p.origin.line) for p in census.problems] == [
-        (p.code, p.origin.line) for p in local_census.problems
+    (corpus, report), (local, local_report) = found, expected
+    assert (report.samples, report.ok, report.shrunk) == (local_report.samples, local_report.ok, local_report.shrunk)
+    assert [(p.code, p.origin.line) for p in report.problems] == [
+        (p.code, p.origin.line) for p in local_report.problems
     ]
     assert len(corpus) == len(local) > 0
     for name in ("tokens", "patches"):
@@ -271,9 +271,9 @@ def test_nothing_is_asked_of_the_network_uninvited(site: Site, job: Job, tmp_pat
     ]
     own.write_text(json.dumps(found))
     for media_dir in (site.address, f"{site.address}/samples.tar"):
-        _, census = job.load(Source(str(own), media_dir=media_dir))
-        assert [problem.code for problem in census.problems] == ["image-missing"] * 3
-        assert "data.allow_remote: true" in census.problems[1].message
+        _, report = job.load(Source(str(own), media_dir=media_dir))
+        assert [problem.code for problem in report.problems] == ["image-missing"] * 3
+        assert "data.allow_remote: true" in report.problems[1].message
     for name in (*DATA, "*.jsonl"):
         with pytest.raises(ConfigError, match=r"data\.allow_remote: true"):
             job.load(Source(f"{site.address}/{name}"))
@@ -318,9 +318,9 @@ def test_many_images_are_measured_at_once(site: Site, job: Job, tmp_path: Path) 
 def problem_of(job: Job, tmp_path: Path, address: str) -> tuple[str, str]:
     own = tmp_path / "own.json"
     own.write_text(json.dumps([tiny.record([address], "<image>?", "yes"), tiny.record([], "hi", "yes")]))
-    corpus, census = job.load(Source(str(own), allow_remote=True))
+    corpus, report = job.load(Source(str(own), allow_remote=True))
     assert len(corpus) == 1
-    (problem,) = census.problems
+    (problem,) = report.problems
     assert address in problem.message
     return problem.code, problem.message
 
@@ -344,8 +344,8 @@ def test_a_refusal_is_a_problem_of_the_sample(
     found, message = problem_of(job, tmp_path, f"{site.address}/a.png")
     assert (found, says in message) == (code, True), message
     site.answers.clear()
-    corpus, census = job.load(Source(str(tmp_path / "own.json"), allow_remote=True))
-    assert (len(corpus), census.problems) == (2, []), "what failed once is tried again at the next start"
+    corpus, report = job.load(Source(str(tmp_path / "own.json"), allow_remote=True))
+    assert (len(corpus), report.problems) == (2, []), "what failed once is tried again at the next start"
 
 
 def test_a_server_that_stumbles_is_asked_again(
@@ -356,8 +356,8 @@ def test_a_server_that_stumbles_is_asked_again(
     site.answers, site.times = {"a.png": 503}, 3
     own = tmp_path / "own.json"
     own.write_text(json.dumps([tiny.record([f"{site.address}/a.png"], "<image>?", "yes")]))
-    corpus, census = job.load(Source(str(own), allow_remote=True))
-    assert (len(corpus), census.problems) == (1, [])
+    corpus, report = job.load(Source(str(own), allow_remote=True))
+    assert (len(corpus), report.problems) == (1, [])
 
 
 @pytest.mark.parametrize("kind", ["down", "silent"])
@@ -412,8 +412,8 @@ def test_an_address_may_hold_a_signature_and_credentials(site: Site, job: Job, t
     host = site.address.removeprefix("http://")
     own = tmp_path / "own.json"
     own.write_text(json.dumps([tiny.record([f"http://me:pass@{host}{target}"], "<image>?", "yes")]))
-    corpus, census = job.load(Source(str(own), allow_remote=True))
-    assert (len(corpus), census.problems) == (1, [])
+    corpus, report = job.load(Source(str(own), allow_remote=True))
+    assert (len(corpus), report.problems) == (1, [])
     assert {asked for _, asked, _ in site.asked} == {target}, "as it was signed"
     assert {given for _, _, given in site.asked} == {f"Basic {base64.b64encode(b'me:pass').decode()}"}
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 import tiny
 from triptych.corpus.corpus import Corpus, load_or_build
-from triptych.corpus.examine import Census, Reading
+from triptych.corpus.examine import CheckReport, Encoder
 from triptych.errors import Code, Problem
 from triptych.family.family import read_model_files
 from triptych.images import measure
@@ -30,9 +30,9 @@ CODES = set(get_args(Code))
 
 
 @pytest.fixture(scope="module")
-def reading(model_dir: Path) -> Reading:
+def encoder(model_dir: Path) -> Encoder:
     files = read_model_files(str(model_dir))
-    return Reading(files.template(), files.geometry, Budget(max_tokens=200))
+    return Encoder(files.template(), files.geometry, Budget(max_tokens=200))
 
 
 def write_files(root: Path) -> Path:
@@ -55,26 +55,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_files(tmp_path_factory.mktemp("samples"))
 
 
-def examine(folder: Path, elements: list[Any], reading: Reading | None, **source: Any) -> tuple[Census, Corpus]:
+def examine(folder: Path, elements: list[Any], encoder: Encoder | None, **source: Any) -> tuple[CheckReport, Corpus]:
     """Write ``elements`` as an array, examine them, and check what holds for any file."""
     path = folder / "data.json"
     path.write_bytes(orjson.dumps(elements))
     cache = Path(tempfile.mkdtemp(dir=folder))
-    corpus, census = load_or_build([Source(str(path), **source)], reading, cache)
-    lines = [problem.origin.line for problem in census.problems]
+    corpus, report = load_or_build([Source(str(path), **source)], encoder, cache)
+    lines = [problem.origin.line for problem in report.problems]
     good = [corpus.origin(index).line for index in range(len(corpus))]
     assert sorted([*good, *set(lines)]) == list(range(1, len(elements) + 1)), "a record is a sample, or has a problem"
     assert lines == sorted(lines), "in input order"
-    for problem in census.problems:
+    for problem in report.problems:
         assert problem.code in CODES
         assert problem.origin.path == str(path)
         assert 10 < len(problem.message) < 2000
         assert str(problem).startswith(f"{path}:{problem.origin.line}")
         orjson.dumps(problem.to_dict())
     if not any(isinstance(element, list) for element in elements):  # which is taken apart
-        assert census.samples == len(elements)
-    assert census.ok == len(corpus)
-    return census, corpus
+        assert report.samples == len(elements)
+    assert report.ok == len(corpus)
+    return report, corpus
 
 
 GOOD_FILES, BAD_FILES = ["a.png", "b.jpg"], ["thin.png", "empty.png", "text.png", "cut.jpg", "folder.png", "gone.png"]
@@ -157,21 +157,21 @@ def mutants(draw: st.DrawFn) -> Any:
 
 @settings(max_examples=250, deadline=None)
 @given(element=values | records, confine=st.booleans())
-def test_no_value_crashes_the_examination(folder: Path, reading: Reading, element: Any, confine: bool) -> None:
-    examine(folder, [element], reading, confine=confine)
+def test_no_value_crashes_the_examination(folder: Path, encoder: Encoder, element: Any, confine: bool) -> None:
+    examine(folder, [element], encoder, confine=confine)
 
 
 @settings(max_examples=250, deadline=None)
 @given(element=mutants(), confine=st.booleans())
 def test_no_change_of_a_good_record_crashes_the_examination(
-    folder: Path, reading: Reading, element: Any, confine: bool
+    folder: Path, encoder: Encoder, element: Any, confine: bool
 ) -> None:
-    examine(folder, [element], reading, confine=confine)
+    examine(folder, [element], encoder, confine=confine)
 
 
-def test_the_records_that_are_changed_are_good(folder: Path, reading: Reading) -> None:
-    census, corpus = examine(folder, GOOD, reading, confine=True)
-    assert census.problems == []
+def test_the_records_that_are_changed_are_good(folder: Path, encoder: Encoder) -> None:
+    report, corpus = examine(folder, GOOD, encoder, confine=True)
+    assert report.problems == []
     assert corpus.image_counts.tolist() == [2, 1, 1]
 
 
@@ -202,23 +202,23 @@ def test_the_records_that_are_changed_are_good(folder: Path, reading: Reading) -
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_image_that_cannot_be_used_is_named_with_its_code(folder: Path, name: str, code: str, times: int) -> None:
     element = tiny.record(["a.png", *[name] * times], "<image>" * (times + 1), "yes")
-    census, _ = examine(folder, [element], None)
-    assert [(problem.code, problem.image) for problem in census.problems] == [(code, n + 2) for n in range(times)]
+    report, _ = examine(folder, [element], None)
+    assert [(problem.code, problem.image) for problem in report.problems] == [(code, n + 2) for n in range(times)]
 
 
 @pytest.mark.parametrize("form", ["{path}", "file://{path}", "file://localhost{path}"])
-def test_an_absolute_path_may_be_a_file_address(folder: Path, tmp_path: Path, reading: Reading, form: str) -> None:
+def test_an_absolute_path_may_be_a_file_address(folder: Path, tmp_path: Path, encoder: Encoder, form: str) -> None:
     tiny.write_image(tmp_path / "with space#1.png", 60, 80)
     address = form.format(path=tmp_path / "with space#1.png")
-    census, corpus = examine(folder, [tiny.record([address], "<image>?", "yes")], reading)
+    report, corpus = examine(folder, [tiny.record([address], "<image>?", "yes")], encoder)
     (image,) = corpus.images(0)
-    assert (census.problems, image.height, image.width) == ([], 60, 80)
+    assert (report.problems, image.height, image.width) == ([], 60, 80)
 
 
-def test_inline_data_is_a_image_like_any_other(folder: Path, reading: Reading) -> None:
+def test_inline_data_is_a_image_like_any_other(folder: Path, encoder: Encoder) -> None:
     uri = "data:image/png;base64," + base64.b64encode((folder / "a.png").read_bytes()).decode()
     elements = [tiny.record([name], "<image>?", "yes") for name in (uri, "a.png")]
-    _, corpus = examine(folder, elements, reading, confine=True)
+    _, corpus = examine(folder, elements, encoder, confine=True)
     inline, file = corpus.layout(0), corpus.layout(1)
     assert inline.grids.tolist() == file.grids.tolist()
     assert inline.input_ids.tolist() == file.input_ids.tolist()
@@ -233,8 +233,8 @@ def test_images_outside_the_media_folder_are_refused_only_where_asked(folder: Pa
     refused = [str(outside), "../secret.png", "way.png", f"file://{outside}"]
     allowed = ["in.png", "./in.png", str(link / "in.png"), "../media/in.png"]
     elements = [tiny.record([name], "<image>?", "yes") for name in refused + allowed]
-    census, _ = examine(folder, elements, None, media_dir=str(link), confine=True)
-    assert [(problem.code, problem.origin.line) for problem in census.problems] == [
+    report, _ = examine(folder, elements, None, media_dir=str(link), confine=True)
+    assert [(problem.code, problem.origin.line) for problem in report.problems] == [
         ("image-outside", line) for line in (1, 2, 3, 4)
     ]
     assert examine(folder, elements, None, media_dir=str(link))[0].problems == []
@@ -261,7 +261,7 @@ IMAGES = {form: encoded_image(form) for form in ("JPEG", "PNG", "WEBP", "GIF", "
 @settings(max_examples=200, deadline=None)
 @given(data=st.data(), form=st.sampled_from(sorted(IMAGES)))
 def test_no_damage_of_a_file_crashes_measuring_or_decoding(
-    folder: Path, reading: Reading, data: st.DataObject, form: str
+    folder: Path, encoder: Encoder, data: st.DataObject, form: str
 ) -> None:
     content = bytearray(IMAGES[form])
     for _ in range(data.draw(st.integers(0, 6))):
@@ -273,8 +273,8 @@ def test_no_damage_of_a_file_crashes_measuring_or_decoding(
     try:
         measured = measure.measure(str(path))
         size = (measured.height, measured.width)
-        resized = reading.geometry.resized(*size)
-        patches = load_patches(str(path), size, resized, reading.geometry)
+        resized = encoder.geometry.resized(*size)
+        patches = load_patches(str(path), size, resized, encoder.geometry)
     except measure.ImageError as error:
         code: str | None = error.code
     else:
@@ -308,8 +308,8 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path: Path, monkeypat
 
 def test_problems_of_all_images_of_a_record_are_reported(folder: Path) -> None:
     element = tiny.record(["gone.png", "a.png", "text.png", "thin.png"], "<image>" * 4, "yes")
-    census, _ = examine(folder, [element], None)
-    assert [(problem.code, problem.image) for problem in census.problems] == [
+    report, _ = examine(folder, [element], None)
+    assert [(problem.code, problem.image) for problem in report.problems] == [
         ("image-missing", 1),
         ("image-unreadable", 3),
         ("image-extreme", 4),

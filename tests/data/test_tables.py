@@ -230,8 +230,8 @@ def test_an_image_without_bytes_or_path_is_a_problem_of_its_row(samples: Samples
     rows[7] = [{"bytes": b"", "path": "x"}] * len(rows[7])
     content = content.set_column(1, "images", pa.array(rows, pa.list_(IMAGE)))
     for path in (write_parquet(tmp_path / "a.parquet", content), write_stream(tmp_path / "a.arrow", content)):
-        _, census = samples.load(tmp_path / "cache", path)
-        codes = {(problem.origin.line, problem.code) for problem in census.problems}
+        _, report = samples.load(tmp_path / "cache", path)
+        codes = {(problem.origin.line, problem.code) for problem in report.problems}
         assert codes == {(3, "marker-count"), (6, "marker-count"), (8, "image-unreadable")}
 
 
@@ -245,8 +245,8 @@ def test_rows_of_other_types_are_coded_problems(samples: Samples, tmp_path: Path
         }
     )
     for path in (write_parquet(tmp_path / "a.parquet", odd), write_stream(tmp_path / "a.arrow", odd)):
-        _, census = samples.load(tmp_path / "cache", path)
-        assert [(problem.origin.line, problem.code) for problem in census.problems] == [
+        _, report = samples.load(tmp_path / "cache", path)
+        assert [(problem.origin.line, problem.code) for problem in report.problems] == [
             (line, "bad-shape") for line in (1, 2, 3)
         ]
     empty = odd.slice(0, 0)

@@ -84,15 +84,15 @@ def test_a_tar_may_be_the_media_folder(samples: Samples, tmp_path: Path) -> None
     samples.check_equal(tmp_path / "cache", samples.path, media_dir=str(media))
 
     short = write_tar(tmp_path / "short.tar", [(name, samples.content(name)) for name in names[1:]])
-    _, census = samples.load(tmp_path / "cache", samples.path, media_dir=str(short))
-    assert [(problem.code, problem.image) for problem in census.problems] == [("image-missing", 1)]
-    assert "short.tar" in census.problems[0].message
+    _, report = samples.load(tmp_path / "cache", samples.path, media_dir=str(short))
+    assert [(problem.code, problem.image) for problem in report.problems] == [("image-missing", 1)]
+    assert "short.tar" in report.problems[0].message
 
     # What stands in front of the damage is there.
     cut = tmp_path / "cut.tar"
     cut.write_bytes(media.read_bytes()[: media.stat().st_size // 2])
-    corpus, census = samples.load(tmp_path / "cache", samples.path, media_dir=str(cut))
-    assert {problem.code for problem in census.problems} == {"image-unreadable"}
+    corpus, report = samples.load(tmp_path / "cache", samples.path, media_dir=str(cut))
+    assert {problem.code for problem in report.problems} == {"image-unreadable"}
     assert 2 < len(corpus) < 12
     os.replace(media, cut)
     samples.check_equal(tmp_path / "cache", samples.path, media_dir=str(cut))
@@ -117,11 +117,11 @@ def test_what_is_no_sample_is_a_problem_of_its_number(tmp_path: Path, samples: S
         ("e.json", as_json(good | {"images": ["0.jpg"]})),
         ("README", b""),
         ("f.json", as_json(good)),
-        ("a.0.jpg", b"behind other samples"),
+        ("a.0.jpg", b"after other samples"),
     ]
     path = write_tar(tmp_path / "a.tar", members)
-    corpus, census = samples.load(tmp_path / "cache", path)
-    assert [(problem.origin.line, problem.code) for problem in census.problems] == [
+    corpus, report = samples.load(tmp_path / "cache", path)
+    assert [(problem.origin.line, problem.code) for problem in report.problems] == [
         *((line, "bad-shape") for line in (2, 3, 4)),
         (5, "marker-count"),
         *((line, "bad-shape") for line in (6, 8)),
@@ -196,8 +196,8 @@ def test_a_member_name_that_is_not_utf_8_is_read_all_the_same(samples: Samples, 
     members = [("k\udcff.json", as_json(record)), (f"k\udcff.0{Path(name).suffix}", samples.content(name))]
     for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         path = write_tar(tmp_path / f"{form}.tar", members, form)
-        corpus, census = samples.load(tmp_path / "cache", path)
-        assert (census.problems, corpus.image_counts.tolist()) == ([], [1])
+        corpus, report = samples.load(tmp_path / "cache", path)
+        assert (report.problems, corpus.image_counts.tolist()) == ([], [1])
 
 
 def test_names_under_another_key_are_members_too(samples: Samples, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def expected(prepared: Prepared) -> tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 
 def row(prepared: Prepared) -> Batch:
-    return build_batch(prepared.corpora["train"], SAMPLES, filler=prepared.reading.template.filler())
+    return build_batch(prepared.corpora["train"], SAMPLES, filler=prepared.encoder.template.filler())
 
 
 def model_with(prepared: Prepared, attention: Attention) -> tuple[PreTrainedModel, RowForward]:

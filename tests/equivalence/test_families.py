@@ -182,7 +182,7 @@ def test_another_template_of_the_familys_form_is_refused_where_it_renders_otherw
 
 
 def _generated(model: Model, turns: Turns, *, skips: bool) -> tuple[list[int], list[list[int]]]:
-    """Ids of a conversation cut where prompts end, one image per place, and the ids behind each cut."""
+    """Ids of a conversation cut where prompts end, one image per place, and the ids after each cut."""
     tokenizer = oracle.tokenizer(model.folder)
     whole = oracle.rendered(model.folder, turns)
     asked = [number for number, (role, text) in enumerate(turns) if role == "user" and "<tool_response>" not in text]
@@ -216,7 +216,7 @@ def _generated(model: Model, turns: Turns, *, skips: bool) -> tuple[list[int], l
     for number, (begin, end) in enumerate(zip([0, *cuts], [*cuts, len(whole)], strict=True)):
         piece = tokenizer(whole[begin:end], add_special_tokens=False)["input_ids"]
         if number % 2:
-            # The end mark and its newline are put behind an answer apart, as a server does.
+            # The end mark and its newline are put after an answer apart, as a server does.
             said = whole[begin:end].removesuffix("<|im_end|>\n")
             piece = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (said, "<|im_end|>\n")]
             piece = piece[0] + piece[1]

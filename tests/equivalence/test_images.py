@@ -54,7 +54,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def encoded(files: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Run]:
-    """Limits -> the run under them; a sample per image, each behind one that all samples share."""
+    """Limits -> the run under them; a sample per image, each after one that all samples share."""
     folder = tmp_path_factory.mktemp("encoded")
     names = list(image_files.FILES)
     data = oracle.write_records(
@@ -232,7 +232,7 @@ def without_decoding(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def png_with_text_behind_pixels() -> bytes:
-    """As ImageMagick writes them: dates behind the pixels."""
+    """As ImageMagick writes them: dates after the pixels."""
     *chunks, end = image_files.png_chunks(image_files.saved(image_files.upright(), "PNG", exif=image_files.exif(1)))
     return image_files.png([*chunks, (b"tEXt", b"date:create\x002026-01-01T00:00:00"), end])
 

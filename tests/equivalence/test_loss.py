@@ -52,16 +52,16 @@ def alone(model: PreTrainedModel, prepared: Prepared, index: int) -> torch.Tenso
     ids = torch.from_numpy(layout.input_ids)[None]
     labels = torch.from_numpy(np.where(layout.supervised, layout.input_ids, -100))[None]
     inputs = {"input_ids": ids, "labels": labels}
-    batch = build_batch(corpus, [index], filler=prepared.reading.template.filler())
+    batch = build_batch(corpus, [index], filler=prepared.encoder.template.filler())
     if len(layout.grids):
         inputs["pixel_values"] = PixelNormalizer(prepared.files)(batch.pixels)
         inputs["image_grid_thw"] = torch.from_numpy(layout.grids)
-        inputs["mm_token_type_ids"] = (ids == prepared.reading.template.image_pad).int()
+        inputs["mm_token_type_ids"] = (ids == prepared.encoder.template.image_pad).int()
     return model(**inputs).loss * layout.supervised.sum()
 
 
 def row(model: PreTrainedModel, prepared: Prepared, indices: list[int], *, with_image: bool = False) -> torch.Tensor:
-    filler = prepared.reading.template.filler()
+    filler = prepared.encoder.template.filler()
     batch = build_batch(prepared.corpora["train"], indices, filler=filler, with_image=with_image)
     return forward(prepared).summed_loss(model, batch)
 
@@ -144,7 +144,7 @@ def test_a_row_without_samples_weighs_nothing_but_reaches_every_part(
 
 def test_an_isolating_mask_is_what_keeps_samples_apart(model: PreTrainedModel, prepared: Prepared) -> None:
     """The test above must be able to fail: with positions that do not restart, samples see each other."""
-    batch = build_batch(prepared.corpora["train"], [0, 1, 2], filler=prepared.reading.template.filler())
+    batch = build_batch(prepared.corpora["train"], [0, 1, 2], filler=prepared.encoder.template.filler())
     batch.position_ids[0, 0] = torch.arange(batch.input_ids.shape[1])
     leaking = RowForward(PixelNormalizer(prepared.files), PACKED).summed_loss(model, batch)
     apart = row(model, prepared, [0, 1, 2])
@@ -155,7 +155,7 @@ def test_a_recurrent_family_would_leak_if_its_rows_were_packed_here(model: PreTr
     if not prepared.files.family.recurrent:
         assert forward(prepared).isolation is PACKED
         return
-    batch = build_batch(prepared.corpora["train"], [0, 1, 2], filler=prepared.reading.template.filler())
+    batch = build_batch(prepared.corpora["train"], [0, 1, 2], filler=prepared.encoder.template.filler())
     normalizer = PixelNormalizer(prepared.files)
     leaking = RowForward(normalizer, PACKED).summed_loss(model, batch)
     assert relative(leaking, row(model, prepared, [0, 1, 2])) > 100 * TOLERANCE, "the positions alone are not enough"

@@ -55,7 +55,7 @@ def random_layout(template: Template, geometry: Geometry, seed: int) -> tuple[La
     sizes: list[tuple[int, int]] = []
     for number in range(2 * int(random.integers(1, 5))):
         parts: list[str | int] = []
-        # A model may be shown an image wherever a text may stand: before, between, after, right behind another.
+        # A model may be shown an image wherever a text may stand: before, between, after, right after another.
         for _ in range(int(random.integers(1, 5))):
             if random.random() < 0.5:
                 parts.append(len(sizes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.corpus.corpus import Corpus, load_or_build
-from triptych.corpus.examine import Census, Reading
+from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.executor import LocalEngine
 from triptych.corpus.progress import Progress
-from triptych.errors import ConfigError, DataError, Origin, Problem
+from triptych.errors import ConfigError, DataError, Origin
 from triptych.family.family import ModelFiles, read_model_files
 from triptych.images import pixels
 from triptych.images.geometry import SizedImage
 from triptych.run import run_file
 from triptych.run.memory_source import Source
-from triptych.run.prepare import SPLITS, Split, make_reading
+from triptych.run.prepare import SPLITS, Split, make_encoder
 from triptych.run.settings import RunSettings
 from triptych.sources import records
 from triptych.text.layout import Budget
@@ -47,11 +47,11 @@ class Sample:
     origin: Origin
     task: str | None
     _files: ModelFiles
-    _reading: Reading
+    _encoder: Encoder
 
     def text(self) -> str:
         """The tokens as text, special tokens included."""
-        return self._reading.template.decode(self.input_ids.tolist())
+        return self._encoder.template.decode(self.input_ids.tolist())
 
     def pixel_values(self) -> NDArray[np.float32]:
         """(P, 3 * 2 * p * p) as transformers' image processor gives them; imports torch.
@@ -63,7 +63,7 @@ class Sample:
 
         from triptych.model.loading import PixelNormalizer
 
-        geometry = self._reading.geometry
+        geometry = self._encoder.geometry
         patches, problems = pixels.decode_images(self.images, geometry, self.origin)
         if problems:
             raise DataError(problems)
@@ -74,8 +74,8 @@ class Sample:
 class Samples(Sequence[Sample]):
     """The good samples of a split, read as they are asked for."""
 
-    def __init__(self, corpus: Corpus, files: ModelFiles, reading: Reading) -> None:
-        self.corpus, self._files, self.reading = corpus, files, reading
+    def __init__(self, corpus: Corpus, files: ModelFiles, encoder: Encoder) -> None:
+        self.corpus, self._files, self.encoder = corpus, files, encoder
 
     def __len__(self) -> int:
         return len(self.corpus)
@@ -100,7 +100,7 @@ class Samples(Sequence[Sample]):
             origin=layout.origin,
             task=self.corpus.task(number),
             _files=self._files,
-            _reading=self.reading,
+            _encoder=self.encoder,
         )
 
 
@@ -113,9 +113,9 @@ class Run:
     """What of the settings was given beside the run file; a resumed run keeps those of its first start"""
 
     @cached_property
-    def _read(self) -> tuple[ModelFiles, Reading]:
+    def _read(self) -> tuple[ModelFiles, Encoder]:
         files = read_model_files(self.settings.model.path)
-        return files, make_reading(files, self.settings)
+        return files, make_encoder(files, self.settings)
 
     def samples(self, split: Split = "train") -> Samples:
         """The good samples of a split; what ``check`` reports is left out.
@@ -127,9 +127,9 @@ class Run:
         sources = self.settings.sources(split)
         if not sources:
             raise ConfigError(f"data.{split} names no source")
-        files, reading = self._read
-        corpus, _ = load_or_build(sources, reading)
-        return Samples(corpus, files, reading)
+        files, encoder = self._read
+        corpus, _ = load_or_build(sources, encoder)
+        return Samples(corpus, files, encoder)
 
 
 def load_run(run: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Run:
@@ -146,29 +146,6 @@ def load_run(run: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] |
     if isinstance(run, Mapping):
         return Run(run_file.from_mapping(run, changes), tuple(changes))
     return Run(run_file.load(run, changes), tuple(changes))
-
-
-@dataclass(frozen=True, slots=True)
-class CheckReport:
-    """What was found in the data."""
-
-    samples: int
-    """Records seen, good or not"""
-    ok: int
-    problems: list[Problem]
-    dropped: list[Problem]
-    """Left out because the run says ``too_long: drop``; no error"""
-    hints: list[str] = field(default_factory=list)
-    """What would help with many problems at once: where missing images lie"""
-
-    def raise_for_problems(self) -> None:
-        """Do nothing if all is well.
-
-        Raises:
-            DataError: with every problem.
-        """
-        if self.problems:
-            raise DataError(self.problems, self.hints)
 
 
 def check(
@@ -190,18 +167,18 @@ def check(
         ConfigError: if a data file is missing or ``data`` is none of these.
         ModelError: if the run's model folder cannot be used.
     """
-    reading: Reading | None = None
+    encoder: Encoder | None = None
     if isinstance(data, Run):
         groups = [data.settings.sources(split) for split in SPLITS if data.settings.sources(split)]
-        _, reading = data._read
+        _, encoder = data._read
     else:
         groups = [_sources(data)]
-    census = Census()
+    report = CheckReport()
     engine = None if workers is None else LocalEngine(workers)
     for sources in groups:
-        _, found = load_or_build(sources, reading, None, engine, progress, deep=deep)
-        census = census.plus(found)
-    return CheckReport(census.samples, census.ok, census.problems, census.dropped, census.hints)
+        _, found = load_or_build(sources, encoder, None, engine, progress, deep=deep)
+        report = report.plus(found)
+    return report
 
 
 def _sources(data: Any) -> list[records.Source]:
@@ -244,9 +221,9 @@ def encode(
     geometry = files.geometry.limit(min_pixels=min_pixels, max_pixels=max_pixels)
     if geometry.min_pixels > geometry.max_pixels:
         raise ConfigError(f"min_pixels {geometry.min_pixels:,} is larger than max_pixels {geometry.max_pixels:,}")
-    reading = Reading(files.template(), geometry, Budget(), files.text_hash())
+    encoder = Encoder(files.template(), geometry, Budget(), files.text_hash())
     source = Source.from_records([record], media_dir=media_dir)
-    corpus, census = load_or_build([source], reading, None, LocalEngine(1))
-    if census.problems:
-        raise DataError(census.problems, census.hints)
-    return cast(Sample, Samples(corpus, files, reading)[0])
+    corpus, report = load_or_build([source], encoder, None, LocalEngine(1))
+    if report.problems:
+        raise DataError(report.problems, report.hints)
+    return cast(Sample, Samples(corpus, files, encoder)[0])

@@ -109,7 +109,7 @@ def batch(run: Run, samples: Sequence[int], *, split: Split = "train") -> Batch:
     numbers = [range(len(found))[number] for number in samples]
     if not numbers:
         raise ConfigError("a batch needs at least one sample")
-    built = build_batch(found.corpus, numbers, filler=found.reading.template.filler(), decode=run.settings.data.decode)
+    built = build_batch(found.corpus, numbers, filler=found.encoder.template.filler(), decode=run.settings.data.decode)
     if built.problems:
         raise DataError(list(built.problems))
     return built

@@ -9,13 +9,13 @@ import numpy as np
 import orjson
 
 from triptych.corpus.corpus import Corpus
-from triptych.corpus.examine import Census, Reading
+from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.executor import Engine
 from triptych.errors import ConfigError, printable_json
 from triptych.family.family import read_model_files
 from triptych.run import run_file
-from triptych.run.prepare import SPLITS, index_sources, make_reading
-from triptych.run.reporter import census_line
+from triptych.run.prepare import SPLITS, index_sources, make_encoder
+from triptych.run.reporter import report_line
 from triptych.sources.records import Source
 from triptych.terminal import Terminal
 
@@ -51,35 +51,35 @@ def check(
         ModelError: if the run file's model folder cannot be used.
     """
     out = Terminal()
-    splits, reading = _what_to_check(arguments, media_dir, allow_remote)
+    splits, encoder = _what_to_check(arguments, media_dir, allow_remote)
     corpora: list[Corpus] = []
-    census = Census()
+    report = CheckReport()
     for name, sources in splits.items():
         # Split by split, as training does: what is indexed here is not indexed again there.
-        corpus, found = index_sources(name, sources, reading, out, engine, deep=deep)
+        corpus, found = index_sources(name, sources, encoder, out, engine, deep=deep)
         corpora.append(corpus)
-        census = census.plus(found)
+        report = report.plus(found)
     if as_json:
         result = {
-            "samples": census.samples,
-            "ok": census.ok,
-            "problems": [problem.to_dict() for problem in census.problems],
-            "dropped": [problem.to_dict() for problem in census.dropped],
-            "hints": census.hints,
+            "samples": report.samples,
+            "ok": report.ok,
+            "problems": [problem.to_dict() for problem in report.problems],
+            "dropped": [problem.to_dict() for problem in report.dropped],
+            "hints": report.hints,
         }
         sys.stdout.buffer.write(
             printable_json(orjson.dumps(result).decode()).encode() + b"\n"
         )  # UTF-8 whatever the terminal's encoding
         sys.stdout.flush()
     else:
-        out.problems(census, everything=everything)
-        _print(out, corpora, census, with_tokens=reading is not None)
-    return 1 if census.problems else 0
+        out.problems(report, everything=everything)
+        _print(out, corpora, report, with_tokens=encoder is not None)
+    return 1 if report.problems else 0
 
 
-def _print(out: Terminal, corpora: Sequence[Corpus], census: Census, *, with_tokens: bool) -> None:
-    out.line(census_line(census))
-    if not census.ok:
+def _print(out: Terminal, corpora: Sequence[Corpus], report: CheckReport, *, with_tokens: bool) -> None:
+    out.line(report_line(report))
+    if not report.ok:
         return
     numbers, samples = np.unique(np.concatenate([corpus.image_counts for corpus in corpora]), return_counts=True)
     counts = ", ".join(f"{images}: {found:,}" for images, found in zip(numbers.tolist(), samples.tolist(), strict=True))
@@ -92,7 +92,7 @@ def _print(out: Terminal, corpora: Sequence[Corpus], census: Census, *, with_tok
 
 def _what_to_check(
     arguments: Sequence[str], media_dir: str | None, allow_remote: bool
-) -> tuple[dict[str, list[Source]], Reading | None]:
+) -> tuple[dict[str, list[Source]], Encoder | None]:
     run_files = [name for name in arguments if name.endswith((".yaml", ".yml"))]
     if not run_files:
         return {"data": [Source(tuple(arguments), media_dir, allow_remote=allow_remote)]}, None
@@ -104,4 +104,4 @@ def _what_to_check(
     settings = run_file.load(run_files[0], overrides)
     files = read_model_files(settings.model.path)
     splits = {f"data.{split}": settings.sources(split) for split in SPLITS if settings.sources(split)}
-    return splits, make_reading(files, settings)
+    return splits, make_encoder(files, settings)

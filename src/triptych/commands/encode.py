@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 import orjson
 
-from triptych.corpus.examine import Reading
+from triptych.corpus.examine import Encoder
 from triptych.errors import ConfigError, Origin, Problem, printable_json
 from triptych.family.family import ModelFiles, read_model_files
 from triptych.images import pixels as pixel_path
@@ -47,13 +47,13 @@ def encode(
     geometry = files.geometry.limit(min_pixels=min_pixels, max_pixels=max_pixels)
     if geometry.min_pixels > geometry.max_pixels:
         raise ConfigError(f"min-pixels {geometry.min_pixels:,} is larger than max-pixels {geometry.max_pixels:,}")
-    reading = Reading(files.template(), geometry, Budget(), files.text_hash())
+    encoder = Encoder(files.template(), geometry, Budget(), files.text_hash())
     source = Source(tuple(data), media_dir, allow_remote=allow_remote)
     _refuse_to_overwrite(source.files(), [path for path in (out, pixels) if path is not None])
     terminal = Terminal()
-    corpus, census = index_sources("encoding", [source], reading, terminal)
-    rejected = list(census.problems)
-    terminal.problems(census)
+    corpus, report = index_sources("encoding", [source], encoder, terminal)
+    rejected = list(report.problems)
+    terminal.problems(report)
     with ExitStack() as stack:
         try:
             lines: IO[bytes] = stack.enter_context(out.open("wb")) if out is not None else sys.stdout.buffer

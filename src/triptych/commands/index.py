@@ -29,7 +29,7 @@ def index(
     began = time.monotonic()
     prepared = prepare(settings, SPLITS, out, chosen, rejected=False)
     seconds = time.monotonic() - began
-    samples = sum(census.samples for census in prepared.census.values())
+    samples = sum(report.samples for report in prepared.reports.values())
     out.line(f"indexed {samples:,} samples in {seconds:.1f} s")
 
 

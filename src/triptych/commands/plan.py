@@ -211,7 +211,7 @@ def _steps(settings: RunSettings, planned: Plan) -> int:
 def _plan_table(settings: RunSettings, prepared: Prepared, planned: Plan, rows: RowSums) -> Table:
     epochs = settings.train.epochs
     tokens, patches = int(rows.tokens.sum()), int(rows.patches.sum())
-    image_tokens = patches // prepared.reading.geometry.merge_size**2
+    image_tokens = patches // prepared.encoder.geometry.merge_size**2
     lines = [
         ("samples per epoch", f"{len(planned.samples) / epochs:,.0f}"),
         ("epochs", f"{epochs}"),
@@ -325,7 +325,7 @@ def _dry_run(settings: RunSettings, prepared: Prepared, samples: NDArray[np.int6
     from triptych.forward.batch import build_batch
     from triptych.training.dry_run import run_row
 
-    filler = prepared.reading.template.filler()
+    filler = prepared.encoder.template.filler()
     batch = build_batch(prepared.corpora["train"], samples.tolist(), filler=filler)
     for problem in batch.problems:
         out.line(f"lost: {problem}")

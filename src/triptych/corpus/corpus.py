@@ -27,7 +27,7 @@ import xxhash
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from triptych.corpus.examine import Census, Reading
+from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.executor import Engine, LocalEngine
 from triptych.corpus.image_sizes import Sizes, measure_images, missing_hints
 from triptych.corpus.index import DataFile, Index, load_or_build_index
@@ -276,25 +276,25 @@ def _list_sums(columns: Sequence[tuple[NDArray[Any], NDArray[np.int32]]]) -> NDA
 
 def load_or_build(
     sources: Sequence[Source],
-    reading: Reading | None,
+    encoder: Encoder | None,
     cache: Path | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
     *,
     deep: bool = False,
-) -> tuple[Corpus, Census]:
+) -> tuple[Corpus, CheckReport]:
     """The corpus of ``sources``: what is known already is taken from the caches, the rest is read and measured.
 
     Args:
         sources: the data files.
-        reading: how the model reads samples; None checks records and images without a model, and gives no lengths.
+        encoder: how the model reads samples; None checks records and images without a model, and gives no lengths.
         cache: folder of the caches; made if missing. None means the user's own.
         engine: where the work is done; the cores of this machine by default.
         progress: who is told.
         deep: decode every image that was not decoded before.
 
     Returns:
-        The corpus of the good samples and the census of all. Problems are in the census; whether they end the run is
+        The corpus of the good samples and the report of all. Problems are in the report; whether they end the run is
         the caller's decision.
 
     Raises:
@@ -302,7 +302,7 @@ def load_or_build(
     """
     engine, progress = engine or LocalEngine(), progress or Silent()
     cache = cache or cache_folder()
-    template, identity = (None, "") if reading is None else (reading.template, reading.identity)
+    template, identity = (None, "") if encoder is None else (encoder.template, encoder.identity)
     index = load_or_build_index(sources, template, identity, cache / "index", engine, progress)
     folder = cache / "corpora"
     folder.mkdir(exist_ok=True)
@@ -310,33 +310,33 @@ def load_or_build(
     lock = folder / f"{hashlib.sha256(names.encode()).hexdigest()[:20]}.lock"
     with FileLock(lock):  # the ranks of a run: the first one measures
         sizes = measure_images(index, HeaderCache(cache), engine, progress, deep=deep)
-        corpus, census = _bring_together(index, sizes, reading, folder)
-    census.hints = missing_hints(index, sizes)  # not stored: they hold for the files as they are now
-    return corpus, census
+        corpus, report = _bring_together(index, sizes, encoder, folder)
+    report.hints = missing_hints(index, sizes)  # not stored: they hold for the files as they are now
+    return corpus, report
 
 
-def _bring_together(index: Index, sizes: Sizes, reading: Reading | None, folder: Path) -> tuple[Corpus, Census]:
+def _bring_together(index: Index, sizes: Sizes, encoder: Encoder | None, folder: Path) -> tuple[Corpus, CheckReport]:
     sizes_name = f"sizes-{sizes.digest}.arrow"
     about = {
-        "geometry": asdict(reading.geometry if reading else Geometry(1, 1, 1, 1, 1)),
-        "budget": asdict(reading.budget if reading else Budget()),
+        "geometry": asdict(encoder.geometry if encoder else Geometry(1, 1, 1, 1, 1)),
+        "budget": asdict(encoder.budget if encoder else Budget()),
         "sizes": sizes_name,
         "files": [asdict(file) for file in index.files],
         "parts": [folder.name for folder in index.folders],
     }
-    key = hashlib.sha256(json.dumps([FORMAT, reading is None, about]).encode()).hexdigest()[:20]
-    path, census_path = folder / f"lengths-{key}.arrow", folder / f"census-{key}.json"
-    files = (path, census_path, folder / sizes_name)
+    key = hashlib.sha256(json.dumps([FORMAT, encoder is None, about]).encode()).hexdigest()[:20]
+    path, report_path = folder / f"lengths-{key}.arrow", folder / f"check-{key}.json"
+    files = (path, report_path, folder / sizes_name)
     if all(file.exists() for file in files) and intact(files):
         mark_used(files)
-        return Corpus(path), _read_census(census_path)
-    sums = SampleLengths(index, sizes, reading)
+        return Corpus(path), _read_report(report_path)
+    sums = SampleLengths(index, sizes, encoder)
     columns = sums.run()
-    census = sums.census()
+    report = sums.report()
     _write(folder / sizes_name, sizes.table())
     _write(path, pa.table(columns, LENGTHS.with_metadata({"about": json.dumps(about)})))
-    _write_census(census_path, census)
-    return Corpus(path), census
+    _write_report(report_path, report)
+    return Corpus(path), report
 
 
 def _write(path: Path, table: pa.Table) -> None:
@@ -349,9 +349,9 @@ def _write(path: Path, table: pa.Table) -> None:
     seal(path)
 
 
-def _write_census(path: Path, census: Census) -> None:
+def _write_report(path: Path, report: CheckReport) -> None:
     with _replacing(path) as temporary:
-        Path(temporary).write_text(json.dumps(asdict(census)), encoding="utf-8")
+        Path(temporary).write_text(json.dumps(asdict(report)), encoding="utf-8")
     seal(path)
 
 
@@ -372,8 +372,8 @@ def _replacing(path: Path) -> Iterator[str]:
         raise
 
 
-def _read_census(path: Path) -> Census:
+def _read_report(path: Path) -> CheckReport:
     content = json.loads(path.read_text(encoding="utf-8"))
     for name in ("problems", "dropped"):
         content[name] = [Problem(**{**item, "origin": Origin(**item["origin"])}) for item in content[name]]
-    return Census(**content)
+    return CheckReport(**content)

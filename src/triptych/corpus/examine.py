@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from triptych.errors import Problem, SampleError
+from triptych.errors import DataError, Problem, SampleError
 from triptych.images import measure
 from triptych.images.geometry import Geometry
 from triptych.sources import readers, records
 from triptych.sources.records import Shard, Source
 from triptych.text.conversation import Conversation, ConversationReader
 from triptych.text.layout import Budget
-from triptych.text.template import EncodedMany, Template
+from triptych.text.template import EncodedBatch, Template
 
 SCHEMA = pa.schema(
     [
@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
         ("slots", pa.list_(pa.int32())),  # (N,) index of each image among the U
         ("images", pa.list_(pa.int64())),  # (N,) number of each image in the table of images
         ("supervised", pa.int64()),
-        ("unshown", pa.int32()),  # answers whose thinking the chat template leaves out
+        ("thinking_dropped", pa.int32()),  # answers whose thinking the chat template leaves out
         ("control_texts", pa.int32()),  # strings of control tokens that were taken as text
         ("line", pa.int64()),
         ("at", pa.int64()),  # line of the file, of elements of an array; see Origin
@@ -42,8 +42,8 @@ DIGEST = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """How a model reads samples: its markup, its patch arithmetic, and the budgets of the run."""
+class Encoder:
+    """How samples become what a model reads: its markup, its patch arithmetic, and the budgets of the run."""
 
     template: Template
     geometry: Geometry
@@ -53,15 +53,15 @@ class Reading:
 
 
 @dataclass(slots=True)
-class Census:
-    """What an examination found: counts and every problem, in input order."""
+class CheckReport:
+    """What was found in the data: counts and every problem, in input order."""
 
     samples: int = 0
     """Records seen, good or not."""
     ok: int = 0
     shrunk: int = 0
     """Good samples whose images were made smaller to keep a budget of the sample."""
-    unshown: int = 0
+    thinking_dropped: int = 0
     """Answers of good samples whose thinking the chat template leaves out, since a later question follows."""
     control_texts: int = 0
     """Strings of control tokens in good samples (``<|im_end|>``, ``<|image_pad|>``) that were taken as text."""
@@ -71,9 +71,18 @@ class Census:
     hints: list[str] = field(default_factory=list)
     """What would help with many problems at once: where missing images lie."""
 
-    def plus(self, other: Census) -> Census:
-        """Both together, the other's problems behind these."""
-        return Census(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
+    def raise_for_problems(self) -> None:
+        """Do nothing if all is well.
+
+        Raises:
+            DataError: with every problem.
+        """
+        if self.problems:
+            raise DataError(self.problems, self.hints)
+
+    def plus(self, other: CheckReport) -> CheckReport:
+        """Both reports as one, the other's problems after these."""
+        return CheckReport(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +166,12 @@ class Examiner:
             problems=problems,
         )
 
-    def _encode(self, conversations: Sequence[Conversation]) -> EncodedMany:
+    def _encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
         if self.template is not None:
             return self.template.encode_all(conversations)
         nothing, bounds = np.empty(0, np.int32), np.zeros(len(conversations) + 1, np.int32)
         zeros = np.zeros(len(conversations), np.int32)
-        return EncodedMany(nothing, bounds, nothing, bounds, nothing, bounds, zeros, zeros)
+        return EncodedBatch(nothing, bounds, nothing, bounds, nothing, bounds, zeros, zeros)
 
 
 class _Images:
@@ -193,7 +202,7 @@ def _digest(location: str, name: str) -> bytes:
 
 
 def _columns(
-    conversations: Sequence[Conversation], encoded: EncodedMany, numbers: Sequence[Sequence[int]]
+    conversations: Sequence[Conversation], encoded: EncodedBatch, numbers: Sequence[Sequence[int]]
 ) -> pa.RecordBatch:
     lengths = encoded.spans[1::2] - encoded.spans[::2]
     running = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
@@ -205,7 +214,7 @@ def _columns(
         _lists(encoded.slots, encoded.slot_bounds),
         _lists(images, image_bounds),
         pa.array(np.diff(running[encoded.span_bounds // 2])),
-        pa.array(encoded.unshown),
+        pa.array(encoded.thinking_dropped),
         pa.array(encoded.control_texts),
         *(_places(conversations, name) for name in ("line", "at")),
         _places(conversations, "item").cast(pa.int32()),

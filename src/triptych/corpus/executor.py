@@ -107,7 +107,7 @@ class LocalEngine:
                 yield pending.popleft().result()
         except BrokenProcessPool as error:
             raise TriptychError(
-                "a worker process died, most likely for want of memory; try fewer with --workers"
+                "a worker process died, most likely because memory ran out; try fewer with --workers"
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

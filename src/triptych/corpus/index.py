@@ -1,7 +1,7 @@
 """The index on disk: for each data file, the text of every readable record and the table of its images, in Arrow.
 
 It depends on the data files, the tokenizer and the markup; neither on pixel limits nor on what the images hold. So
-other limits, or a mended image, leave it as it is.
+other limits, or a fixed image, leave it as it is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from triptych.sources.records import Source
 from triptych.text.template import Template
 
 FORMAT = 8
-"""Raised when the columns or the meaning of one change: older indexes are then built anew."""
+"""Raised when the columns or the meaning of one change: older indexes are then built again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from triptych.corpus.examine import Census, Reading
+from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.image_sizes import Sizes
 from triptych.corpus.index import Index
 from triptych.errors import Problem
@@ -42,11 +42,11 @@ class SampleLengths:
 
     index: Index
     sizes: Sizes
-    reading: Reading | None
+    encoder: Encoder | None
     found: list[tuple[int, Problem]] = field(default_factory=list)
     dropped: list[Problem] = field(default_factory=list)
     shrunk: int = 0
-    unshown: int = 0
+    thinking_dropped: int = 0
     control_texts: int = 0
     ok: int = 0
 
@@ -55,12 +55,12 @@ class SampleLengths:
         image_tokens = self._natural_tokens()
         columns: list[list[NDArray[Any]]] = [[np.empty(0, kind.type.to_pandas_dtype())] for kind in LENGTHS]
         for start, file, first_image, (images, ids, supervised, *counts_of_text) in self.index.sample_batches(
-            "images", "ids", "supervised", "unshown", "control_texts"
+            "images", "ids", "supervised", "thinking_dropped", "control_texts"
         ):
             numbers, offsets = images.values.to_numpy() + first_image, images.offsets.to_numpy()
             counts = np.diff(offsets)
             pixels = _sums(image_tokens[numbers], offsets)
-            text = np.diff(ids.offsets.to_numpy()) - (counts if self.reading else 0)
+            text = np.diff(ids.offsets.to_numpy()) - (counts if self.encoder else 0)
             targets = supervised.to_numpy().copy()
             good = _sums(self.sizes.bad[numbers], offsets) == 0
             for place in np.flatnonzero(~good).tolist():
@@ -72,10 +72,10 @@ class SampleLengths:
                 else:
                     text[place], pixels[place], targets[place] = found
             self.ok += int(good.sum())
-            unshown, control_texts = (int(column.to_numpy()[good].sum()) for column in counts_of_text)
-            self.unshown += unshown
+            thinking_dropped, control_texts = (int(column.to_numpy()[good].sum()) for column in counts_of_text)
+            self.thinking_dropped += thinking_dropped
             self.control_texts += control_texts
-            merge = self.reading.geometry.merge_size if self.reading else 1
+            merge = self.encoder.geometry.merge_size if self.encoder else 1
             values = (
                 np.arange(start, start + len(good)),
                 np.full(len(good), self.index.files[file].source),
@@ -88,7 +88,7 @@ class SampleLengths:
                 column.append(value[good])
         return [pa.array(np.concatenate(column), kind.type) for column, kind in zip(columns, LENGTHS, strict=True)]
 
-    def census(self) -> Census:
+    def report(self) -> CheckReport:
         """What was found, in input order."""
 
         def place(item: tuple[int, Problem]) -> tuple[int, float, int]:
@@ -97,17 +97,17 @@ class SampleLengths:
                 number,
                 problem.origin.line or np.inf,
                 problem.origin.item,
-            )  # what concerns a file as a whole comes behind its records
+            )  # what concerns a file as a whole comes after its records
 
         problems = [problem for _, problem in sorted([*self.index.problems, *self.found], key=place)]
-        counts = self.index.records, self.ok, self.shrunk, self.unshown, self.control_texts
-        return Census(*counts, problems, self.dropped)
+        counts = self.index.records, self.ok, self.shrunk, self.thinking_dropped, self.control_texts
+        return CheckReport(*counts, problems, self.dropped)
 
     def _natural_tokens(self) -> NDArray[np.int64]:
         """(I,) tokens of each image under the limits per image; the arithmetic runs once per distinct size."""
-        if self.reading is None:
+        if self.encoder is None:
             return np.zeros(len(self.sizes.bad), np.int64)
-        geometry = self.reading.geometry
+        geometry = self.encoder.geometry
         packed = self.sizes.height.astype(np.int64) << 32 | self.sizes.width
         distinct, inverse = np.unique(packed, return_inverse=True)
         tokens = [
@@ -118,8 +118,8 @@ class SampleLengths:
 
     def _over(self, text: NDArray[np.int64], pixels: NDArray[np.int64]) -> NDArray[np.bool_]:
         over = np.zeros(len(text), np.bool_)
-        if self.reading is not None:
-            budget = self.reading.budget
+        if self.encoder is not None:
+            budget = self.encoder.budget
             if budget.image_tokens is not None:
                 over |= pixels > budget.image_tokens
             if budget.max_tokens is not None:
@@ -128,13 +128,13 @@ class SampleLengths:
 
     def _fit(self, sample: int, numbers: NDArray[np.int64]) -> tuple[int, int, int] | None:
         """(text tokens, image tokens, targets) of a sample over its budget, None if nothing helps."""
-        assert self.reading is not None
+        assert self.encoder is not None
         encoded = stored_encoding(self.index, sample)
         measured = list(zip(self.sizes.height[numbers].tolist(), self.sizes.width[numbers].tolist(), strict=True))
         try:
-            fitted = fit(encoded, measured, self.reading.geometry, self.reading.budget)
+            fitted = fit(encoded, measured, self.encoder.geometry, self.encoder.budget)
         except TooLongError as error:
-            drops = self.reading.budget.too_long == "drop"
+            drops = self.encoder.budget.too_long == "drop"
             problem = Problem("too-long", self.index.origin(sample), str(error))
             if drops:
                 self.dropped.append(problem)
@@ -142,7 +142,7 @@ class SampleLengths:
                 self.found.append((self.index.file_of(sample), problem))
             return None
         self.shrunk += fitted.shrunk
-        tokens = sum(self.reading.geometry.tokens(*size) for size in fitted.resized)
+        tokens = sum(self.encoder.geometry.tokens(*size) for size in fitted.resized)
         return len(fitted.encoded.ids) - len(measured), tokens, int(fitted.encoded.supervised.sum())
 
     def _report_images(self, sample: int, numbers: NDArray[np.int64]) -> None:

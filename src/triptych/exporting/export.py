@@ -17,7 +17,7 @@ from triptych.exporting.claims import PROOF, Expected, Proof, ProofError, Step
 from triptych.exporting.generation import write_generation
 from triptych.exporting.hub import HubTarget, push_folder
 from triptych.exporting.model_card import CARD, write_card
-from triptych.exporting.proof_samples import Witness, roomy_device
+from triptych.exporting.proof_samples import ProofSamples, roomy_device
 from triptych.exporting.trained_run import RUN_FILE, TrainedRun, open_run
 from triptych.family.family import read_model_files
 from triptych.family.folders import ADAPTER_CONFIG
@@ -78,7 +78,7 @@ def export(folder: Path, out: Path, reporter: Reporter, options: ExportOptions |
         raise ProofError(f"{out} is not proved: {failed.claim}: {failed.found}")
     if not options.check:
         name = str(out) if options.push is None else options.push.name
-        write_card(out / CARD, name, run, result, run_demands(run))
+        write_card(out / CARD, name, run, result, run_needs(run))
     _show_serving(str(out), run, reporter)
     if options.push is not None:
         reporter.line(push_folder(options.push, out))
@@ -90,7 +90,7 @@ def _check_target(out: Path, check: bool) -> None:
         if not (out / "config.json").exists():
             raise ConfigError(f"--check: {out} holds no exported model; export one with --to {shlex.quote(str(out))}")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is not empty; remove it, choose another folder, or prove it anew with --check")
+        raise ConfigError(f"{out} is not empty; remove it, choose another folder, or prove it again with --check")
 
 
 def _merge(run: TrainedRun, dtype: torch.dtype) -> PreTrainedModel:
@@ -113,7 +113,7 @@ def prove(run: TrainedRun, model: PreTrainedModel, out: Path, dtype: torch.dtype
 
     Args:
         run: the run that ``out`` is an export of.
-        model: its weights merged anew, in ``dtype``, in main memory.
+        model: its weights merged again, in ``dtype``, in main memory.
         out: the exported folder; read only.
         dtype: precision of the export.
         samples: how many samples' logits are compared.
@@ -152,7 +152,7 @@ class _Claims:
         self.out = out
         self.dtype = dtype
         self.result = result
-        self.witness = Witness(
+        self.proof_samples = ProofSamples(
             run.witnesses,
             run.files.template(),
             run.files,
@@ -190,14 +190,16 @@ class _Claims:
             return "nothing to merge: the weights are the trained ones"
         full = torch.float32
         expected = self._expected(full, full)
-        whole = merged(self.run.settings.model, self.run.folder, full).to(self.witness.device)  # type: ignore[arg-type]
-        return claims.check_merge(expected, self.witness.logits(whole))
+        whole = merged(self.run.settings.model, self.run.folder, full).to(self.proof_samples.device)  # type: ignore[arg-type]
+        return claims.check_merge(expected, self.proof_samples.logits(whole))
 
     def logits(self) -> str:
         expected = self._expected(choose_precision(self.run.settings.model), self.dtype)
-        (meant, meant_answer), (found, found_answer) = (self.witness.ask(model) for model in (self.model, self.read))
+        (meant, meant_answer), (found, found_answer) = (
+            self.proof_samples.ask(model) for model in (self.model, self.read)
+        )
         self._answers = [meant_answer, found_answer]
-        self.result.prompt, self.result.tolerance = self.witness.asked, expected.tolerance
+        self.result.prompt, self.result.tolerance = self.proof_samples.asked, expected.tolerance
         said, self.result.samples = claims.check_logits(expected, meant, found)
         return said
 
@@ -206,7 +208,7 @@ class _Claims:
         return claims.check_answer(meant, self.result.answer)
 
     def _expected(self, precision: torch.dtype, dtype: torch.dtype) -> Expected:
-        return self.witness.expected(self.run.settings.model, self.run.folder, self.run.files, precision, dtype)
+        return self.proof_samples.expected(self.run.settings.model, self.run.folder, self.run.files, precision, dtype)
 
 
 def _show(result: Proof, reporter: Reporter) -> None:
@@ -222,12 +224,12 @@ def _show(result: Proof, reporter: Reporter) -> None:
 
 
 def _show_serving(target: str, run: TrainedRun, reporter: Reporter) -> None:
-    wanted = run_demands(run)
+    wanted = run_needs(run)
     lines = [serving.vllm(target, wanted), serving.transformers(target), serving.chat(target, wanted)]
     reporter.line("\n".join(["Serve it:", *lines]))
 
 
-def run_demands(run: TrainedRun) -> serving.Demands:
+def run_needs(run: TrainedRun) -> serving.ServingNeeds:
     """What the samples of a run ask of a server."""
     return serving.demands(
         run.corpora.values(),

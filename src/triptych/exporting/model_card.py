@@ -20,7 +20,7 @@ from triptych.run.settings import RunSettings
 CARD = "README.md"
 
 
-def write_card(path: Path, target: str, run: TrainedRun, proof: Proof, wanted: serving.Demands) -> None:
+def write_card(path: Path, target: str, run: TrainedRun, proof: Proof, wanted: serving.ServingNeeds) -> None:
     """Write the card.
 
     Args:

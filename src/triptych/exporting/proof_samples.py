@@ -30,7 +30,7 @@ ROOM = 1.3
 """Memory to compute with, times that of the weights."""
 
 
-class Witness:
+class ProofSamples:
     """A few samples, decoded once, about which models are asked."""
 
     def __init__(

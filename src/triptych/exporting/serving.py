@@ -20,7 +20,7 @@ LOOKED_AT = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Demands:
+class ServingNeeds:
     """What the samples of a run ask of a server."""
 
     images: int
@@ -52,10 +52,10 @@ def demands(
     *,
     new_tokens: int,
     shrunk: bool,
-) -> Demands:
+) -> ServingNeeds:
     """What the samples of ``corpora`` ask of a server.
 
-    Where budgets of the sample made images smaller, their tokens at a server are not known without measuring anew;
+    Where budgets of the sample made images smaller, their tokens at a server are not known without measuring again;
     then every image counts as many as ``geometry`` allows one.
     """
     images = tokens = 0
@@ -69,7 +69,7 @@ def demands(
         images = max(images, int(corpus.image_counts.max()))
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     context = (text or config).get("max_position_embeddings")
-    return Demands(images, tokens, new_tokens, shrunk, context, _skip_thinking(corpora, template))
+    return ServingNeeds(images, tokens, new_tokens, shrunk, context, _skip_thinking(corpora, template))
 
 
 def _skip_thinking(corpora: Iterable[Corpus], template: Template) -> bool:
@@ -79,7 +79,7 @@ def _skip_thinking(corpora: Iterable[Corpus], template: Template) -> bool:
     return not any(map(template.thinks, looked_at))
 
 
-def vllm(target: str, wanted: Demands) -> str:
+def vllm(target: str, wanted: ServingNeeds) -> str:
     """``vllm serve`` of a folder or hub name."""
     lines = [f"vllm serve {shlex.quote(target)}"]
     if wanted.images:
@@ -98,7 +98,7 @@ def transformers(target: str) -> str:
     return f"transformers serve {shlex.quote(target)}"
 
 
-def chat(target: str, wanted: Demands) -> str:
+def chat(target: str, wanted: ServingNeeds) -> str:
     """``triptych chat`` with a folder or hub name."""
     return f"triptych chat {shlex.quote(target)}{' --no-thinking' if wanted.skip_thinking else ''}"
 
@@ -109,7 +109,7 @@ def pixel_limits(geometry: Geometry) -> str:
     return f"--mm-processor-kwargs '{json.dumps(limits)}'"
 
 
-def notes(wanted: Demands, geometry: Geometry) -> list[str]:
+def notes(wanted: ServingNeeds, geometry: Geometry) -> list[str]:
     """What whoever serves the model should know, in sentences."""
     found = [
         f"The folder's processor files hold the pixel limits of training ({geometry.min_pixels:,} to "

@@ -11,7 +11,7 @@ from triptych.family.family import ModelFiles, read_model_files
 from triptych.family.folders import check_trained
 from triptych.images.geometry import Geometry
 from triptych.run import run_file
-from triptych.run.prepare import SPLITS, Split, index_sources, make_reading
+from triptych.run.prepare import SPLITS, Split, index_sources, make_encoder
 from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
 
@@ -52,19 +52,19 @@ def open_run(folder: Path, out: Reporter) -> TrainedRun:
         raise ConfigError(f"{folder} holds no {RUN_FILE}: name a checkpoint, or the folder `final` of a run")
     settings = run_file.load(folder / RUN_FILE)
     files = read_model_files(settings.model.path)
-    reading = make_reading(files, settings)
+    encoder = make_encoder(files, settings)
     corpora: dict[Split, Corpus] = {}
     shrunk = False
     for split in SPLITS:
         sources = settings.sources(split)
         if not sources:
             continue
-        corpus, census = index_sources(f"data.{split}", sources, reading, out)
+        corpus, report = index_sources(f"data.{split}", sources, encoder, out)
         if not len(corpus):
-            raise DataError(census.problems or census.dropped, f"no good sample is left in data.{split}")
+            raise DataError(report.problems or report.dropped, f"no good sample is left in data.{split}")
         corpora[split] = corpus
-        shrunk = shrunk or census.shrunk > 0
-    return TrainedRun(folder, settings, files, _weights_folder(settings.model.path), reading.geometry, corpora, shrunk)
+        shrunk = shrunk or report.shrunk > 0
+    return TrainedRun(folder, settings, files, _weights_folder(settings.model.path), encoder.geometry, corpora, shrunk)
 
 
 def _weights_folder(path: str) -> Path:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from triptych.corpus.corpus import Corpus
-from triptych.corpus.examine import Census
+from triptych.corpus.examine import CheckReport
 from triptych.errors import ConfigError
 from triptych.estimate.devices import Target, find_target
 from triptych.estimate.fit import STEP, largest_row, longest
 from triptych.estimate.forecast import Forecast
 from triptych.family.family import ModelFiles
 from triptych.family.recipe import Train
-from triptych.run.prepare import index_sources, make_reading
+from triptych.run.prepare import index_sources, make_encoder
 from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
 from triptych.sources.records import Source
@@ -71,7 +71,7 @@ class Wishes:
 
 def choose(
     model: str, files: ModelFiles, source: Source, wishes: Wishes, out: Reporter
-) -> tuple[Choices, Corpus, Census]:
+) -> tuple[Choices, Corpus, CheckReport]:
     """The largest images and rows that fit, by the gentlest means: each of the list is tried until one fits.
 
     Args:
@@ -84,8 +84,8 @@ def choose(
     Raises:
         ConfigError: if no sample is good, or ``wishes`` name what does not exist.
     """
-    indexed: dict[int, tuple[Corpus, Census]] = {}
-    last: tuple[Choices, Corpus, Census] | None = None
+    indexed: dict[int, tuple[Corpus, CheckReport]] = {}
+    last: tuple[Choices, Corpus, CheckReport] | None = None
     forecasts: dict[Train, Forecast] = {}
     target = find_target(wishes.gpu, draft(model, source, {}).model)
     for method, checkpointing, image_tokens in ladder(target, wishes.method):
@@ -97,14 +97,14 @@ def choose(
             max_pixels=pixels(files, image_tokens),
         )
         if image_tokens not in indexed:
-            indexed[image_tokens] = index_sources("data", [source], make_reading(files, settings), out)
-        corpus, census = indexed[image_tokens]
-        if not census.ok:
-            raise ConfigError("no sample is good:\n" + "\n".join(map(str, census.problems[:5])))
+            indexed[image_tokens] = index_sources("data", [source], make_encoder(files, settings), out)
+        corpus, report = indexed[image_tokens]
+        if not report.ok:
+            raise ConfigError("no sample is good:\n" + "\n".join(map(str, report.problems[:5])))
         forecast = forecasts.setdefault(method, Forecast(settings, files, target))
         forecast = forecast.changed(train={"gradient_checkpointing": checkpointing})
         found = _fitted(settings, forecast, corpus, image_tokens)
-        last = found, corpus, census
+        last = found, corpus, report
         if found.fits and found.row_tokens >= min(COMFORTABLE, found.longest + int(corpus.lengths.tokens.mean())):
             return last
     assert last is not None

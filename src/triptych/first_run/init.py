@@ -61,21 +61,21 @@ def init(data: Sequence[str], options: InitOptions) -> int:
     if evaluated:
         out.line(f"held out: {evaluated}")
     gpu = options.gpu or _gpu_to_plan_for(out)
-    choices, _, census = choose(model, files, found.source, Wishes(gpu, options.method), out)
+    choices, _, report = choose(model, files, found.source, Wishes(gpu, options.method), out)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     text = run_text(model, found, evaluated, choices, options.out.parent)
     options.out.write_text(text, encoding="utf-8")
     (options.out.parent / run_file.SCHEMA).write_text(json_schema(), encoding="utf-8")
     run_file.load(options.out)
     _say_choices(out, choices)
-    for problem in census.problems[:5]:
+    for problem in report.problems[:5]:
         out.line(str(problem))
-    if census.problems:
+    if report.problems:
         out.line(
-            f"{len(census.problems):,} problems in {census.samples:,} samples: `triptych check {options.out}`",
+            f"{len(report.problems):,} problems in {report.samples:,} samples: `triptych check {options.out}`",
         )
     _say_next(out, options.out, evaluated is not None)
-    return 1 if census.problems else 0
+    return 1 if report.problems else 0
 
 
 def _say_data(out: Terminal, data: Sequence[str], found: Survey) -> None:

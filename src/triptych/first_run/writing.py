@@ -104,7 +104,7 @@ def _train_lines(choices: Choices) -> list[str]:
 
 
 def _noted(line: str, note: str) -> str:
-    """A line with its reason behind it, in a column of its own."""
+    """A line with its reason after it, in a column of its own."""
     return f"{line:<{NOTES}} # {note}"
 
 

@@ -67,7 +67,7 @@ def register() -> None:
     AttentionInterface.register(VISION_VARLEN, VisionVarlen(torch_varlen))
 
 
-# Samples differ in number and length from row to row: compiled, every row would be compiled anew.
+# Samples differ in number and length from row to row: compiled, every row would be compiled again.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend_per_sample(
     _layer: nn.Module,

@@ -31,7 +31,7 @@ from triptych.rows.feature_store import FeatureFile, FeatureReader
 from triptych.rows.row_images import KNOWN
 
 FORMAT = 3
-"""Raised when pixels or features of the same image come to differ: what is stored is then made anew."""
+"""Raised when pixels or features of the same image come to differ: what is stored is then made again."""
 
 QUEUE_BYTES = 512 * 2**20
 """Features that wait to be written; beyond, images are left for a later pass, for training must not wait for a disk."""

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 FLOAT32 = 4
 LIMITS = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 """Bytes of the largest logits tensor by default. On a CPU, what glibc's allocator keeps and hands out again: larger
-blocks are mapped anew each time, and their pages cost more than the arithmetic. A GPU wants long matrix products."""
+blocks are mapped again each time, and their pages cost more than the arithmetic. A GPU wants long matrix products."""
 
 
 def default_limit(device: torch.device) -> int:
@@ -77,7 +77,7 @@ def _in_place_of_logits(head: nn.Module, loss: Callable[[torch.Tensor], torch.Te
     def give(_head: nn.Module, _arguments: Any, _output: Any) -> torch.Tensor:
         return loss(taken.pop())
 
-    # First behind the head: hooks of others may put its weights away again.
+    # First after the head: hooks of others may put its weights away again.
     handles = head.register_forward_pre_hook(take), head.register_forward_hook(give, prepend=True)
     try:
         yield

@@ -347,7 +347,7 @@ def _chunk_before_end(tail: bytes) -> int | None:
 def _webp(read: _Reader) -> tuple[int, int, int]:
     content, kind, length = struct.unpack("<L4x4sL", read.at(4, 16))
     end = content + 8
-    _sure(end <= read.size)  # bytes behind the end do no harm
+    _sure(end <= read.size)  # bytes after the end do no harm
     if kind != b"VP8X":
         _sure(20 + length + length % 2 == end)
         return *_webp_frame(read, kind, 20, length), 1

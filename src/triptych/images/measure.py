@@ -285,7 +285,7 @@ def upright_size(image: Image.Image, file: IO[bytes]) -> tuple[int, int]:
         return height, width  # Pillow has turned the size of a TIFF by its tag; by an XMP orientation it has not
     read = image.getexif
     if image.format == "PNG":
-        # PngImageFile.getexif decodes the pixels to reach chunks behind them. Where there are none, the plain reading
+        # PngImageFile.getexif decodes the pixels to reach chunks after them. Where there are none, the plain reading
         # of the chunks in front is the same.
         behind = _orientation_after_pixels(file)
         read = partial(_decoded_exif if behind else Image.Image.getexif, image)
@@ -336,7 +336,7 @@ _quiet = _Quiet()
 
 
 def _orientation_after_pixels(file: IO[bytes]) -> bool:
-    """Whether a PNG has a chunk behind its pixel data that may hold an orientation; walks chunk headers only."""
+    """Whether a PNG has a chunk after its pixel data that may hold an orientation; walks chunk headers only."""
     before, position, seen_pixels = file.tell(), 8, False
     try:
         while True:

@@ -62,7 +62,7 @@ def _difference(path: str, found: str) -> str:
     if path.casefold() == found.casefold():
         return "the name on disk has other upper and lower case"
     if path.partition("?")[0] == found or path.partition("#")[0] == found:
-        return "the path has a query behind the name; remove it"
+        return "the path has a query after the name; remove it"
     if os.path.splitext(path)[0] == os.path.splitext(found)[0]:
         return "the name on disk has another ending"
     return "the path differs in case, ending, escapes or Unicode form"
@@ -111,7 +111,7 @@ def _listing(folder: str) -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def _listed(folder: str, _changed: int) -> dict[str, str]:
-    """Names of a folder by their plain form, and by the plain form of their stem with a dot behind it."""
+    """Names of a folder by their plain form, and by the plain form of their stem with a dot after it."""
     found: dict[str, str] = {}
     for name in sorted(os.listdir(folder)):
         found.setdefault(_plain(os.path.splitext(name)[0]) + ".", name)

@@ -132,7 +132,7 @@ def _check_size(location: str, found: tuple[int, int], size: tuple[int, int]) ->
     if found != size:
         text = f"{found[0]} x {found[1]}, measured as {size[0]} x {size[1]}"
         raise ImageError(
-            "image-unreadable", f"{location!r} is {text}: it changed since; start again to measure it anew"
+            "image-unreadable", f"{location!r} is {text}: it changed since; start again to measure it again"
         )
 
 
@@ -163,8 +163,8 @@ def _resize_upright(
     elif image.mode != "L" or image.has_transparency_data:
         image = to_rgb(image)
     height, width = resized[::-1] if turn in measure.SIDEWAYS else resized
-    # Behind a halving, a linear kernel comes as near to the exact pixels as a cubic one within 1 dB, in half the time;
-    # behind a quartering it is 6 dB further off (benchmarks/fast_decode.py).
+    # After a halving, a linear kernel comes as near to the exact pixels as a cubic one within 1 dB, in half the time;
+    # after a quartering it is 6 dB further off (benchmarks/fast_decode.py).
     kernel = Image.Resampling.BILINEAR if scale == 2 else Image.Resampling.BICUBIC
     image = image.resize((width, height), kernel)
     return image if turn is None else image.transpose(turn)

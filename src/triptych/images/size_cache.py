@@ -20,7 +20,7 @@ from triptych.sources.storage import Stamp
 T = TypeVar("T")
 
 FILE = "headers-3.sqlite"
-"""The number changes when measuring does: what an older version measured is then measured anew."""
+"""The number changes when measuring does: what an older version measured is then measured again."""
 
 WAIT_SECONDS = 120.0
 _ASKED_AT_ONCE = 500
@@ -48,7 +48,7 @@ class Header:
 
 
 class HeaderCache:
-    """The table, in ``folder``. A damaged one is set aside and started anew: everything in it can be measured again."""
+    """The table, in ``folder``. A damaged one is set aside and begun again: all in it can be measured again."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from transformers import PreTrainedModel
 
-from triptych.corpus.examine import Reading
+from triptych.corpus.examine import Encoder
 from triptych.errors import ConfigError, Origin
 from triptych.family.family import ModelFiles, read_model_files
 from triptych.family.folders import ADAPTER_CONFIG
@@ -23,7 +23,7 @@ from triptych.model.device import choose_device
 from triptych.model.loading import PixelNormalizer, choose_precision
 from triptych.model.trained import load_trained, quiet_loading
 from triptych.run import run_file
-from triptych.run.prepare import make_reading
+from triptych.run.prepare import make_encoder
 from triptych.run.settings import ModelSettings, RunSettings
 from triptych.sources.records import ImageRef
 from triptych.text.conversation import MARK, Conversation, Turn
@@ -43,7 +43,7 @@ class Session:
     """A conversation with a model: what was said, and the images waiting for the next message."""
 
     model: PreTrainedModel
-    reading: Reading
+    encoder: Encoder
     normalizer: PixelNormalizer
     max_new_tokens: int
     temperature: float = 0.0
@@ -72,8 +72,8 @@ class Session:
         if is_extreme(picture.height, picture.width):
             raise ChatError(f"{path}: aspect ratio of {picture.height} x {picture.width} is over {MAX_ASPECT}")
         self.images.append((ref, picture))
-        height, width = self.reading.geometry.resized(picture.height, picture.width)
-        tokens = self.reading.geometry.tokens(height, width)
+        height, width = self.encoder.geometry.resized(picture.height, picture.width)
+        tokens = self.encoder.geometry.tokens(height, width)
         return (
             f"image {len(self.images)}: {path}, {picture.height} x {picture.width} px, resized to "
             f"{height} x {width}: {tokens:,} tokens"
@@ -87,7 +87,7 @@ class Session:
         """
         turns = (*self.turns, Turn("user", self.parts(text), False))
         prompt, opening = self.prompt(turns)
-        template = self.reading.template
+        template = self.encoder.template
         answer = stream(
             self.model,
             prompt,
@@ -134,13 +134,13 @@ class Session:
         Raises:
             ChatError: if no permitted size of the images keeps it within the run's budget of a sample.
         """
-        template, geometry, budget = self.reading.template, self.reading.geometry, self.reading.budget
+        template, geometry, budget = self.encoder.template, self.encoder.geometry, self.encoder.budget
         refs = tuple(ref for ref, _ in self.images)
         encoded = template.encode_prompt(Conversation(turns, refs, ORIGIN), thinking=self.thinking)
         try:
             fitted = fit(encoded, [(picture.height, picture.width) for _, picture in self.images], geometry, budget)
         except TooLongError as error:
-            raise ChatError(f"{error}; /reset starts anew") from error
+            raise ChatError(f"{error}; /reset starts again") from error
         layout = lay_out(fitted.encoded, fitted.resized, geometry, ORIGIN)
         patches = [
             pixels.patchify(pixels.resize(picture, size), geometry)
@@ -175,7 +175,7 @@ def open_session(
     model.config.use_cache = True
     return Session(
         model=model,
-        reading=_reading(files, run),
+        encoder=_encoder(files, run),
         normalizer=PixelNormalizer(files).to(device),
         max_new_tokens=max_new_tokens or (NEW_TOKENS if run is None else run.eval.max_new_tokens),
         temperature=temperature,
@@ -183,11 +183,11 @@ def open_session(
     )
 
 
-def _reading(files: ModelFiles, run: RunSettings | None) -> Reading:
+def _encoder(files: ModelFiles, run: RunSettings | None) -> Encoder:
     """As in training, where a run file says how; but a conversation that grows too long is never cut."""
     if run is None:
-        return Reading(files.template(), files.geometry, Budget())
-    reading = make_reading(files, run)
-    budget = reading.budget
+        return Encoder(files.template(), files.geometry, Budget())
+    encoder = make_encoder(files, run)
+    budget = encoder.budget
     shrinks = budget.too_long in ("shrink", "cut_text")
-    return replace(reading, budget=Budget(budget.max_tokens if shrinks else None, budget.image_tokens, "shrink"))
+    return replace(encoder, budget=Budget(budget.max_tokens if shrinks else None, budget.image_tokens, "shrink"))

@@ -84,7 +84,7 @@ def evaluate(settings: RunSettings, prepared: Prepared, folder: Path, out: Repor
 
 def predict(settings: RunSettings, prepared: Prepared, model: PreTrainedModel, out: Reporter) -> list[Prediction]:
     """The model's answer to every eval sample, in corpus order."""
-    corpus, template = prepared.corpora["eval"], prepared.reading.template
+    corpus, template = prepared.corpora["eval"], prepared.encoder.template
     normalizer = PixelNormalizer(prepared.files).to(model.device)
     count = min(len(corpus), settings.eval.limit or len(corpus))
     # Samples of like length together: little padding.

@@ -131,7 +131,7 @@ def group_similar(
 ) -> NDArray[np.int64]:
     """Let rows that cost alike share a step, as far as ranks with one row each would wait for each other otherwise.
 
-    The rows of some consecutive steps are sorted by cost and cut into steps anew: of as few steps as bring the idle
+    The rows of some consecutive steps are sorted by cost and cut into steps again: of as few steps as bring the idle
     share under ``MOST_IDLE``, and of ``WIDEST_WINDOW`` at most. With one, nothing is changed. The number of ranks plays
     no part: a step holds the same samples on one as on many.
 

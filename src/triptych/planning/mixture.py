@@ -23,7 +23,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """The sources of a corpus, which stand in it one behind the other, and what each gives."""
+    """The sources of a corpus, which stand in it one after the other, and what each gives."""
 
     sizes: tuple[int, ...]
     """Good samples of each source."""

@@ -12,7 +12,7 @@ from triptych.planning.mixture import Mixture
 from triptych.planning.packing import even_out, group, pack
 
 JITTER = 0.1
-"""Lengths are blurred by up to this share before they are sorted, so that an epoch pairs samples anew."""
+"""Lengths are blurred by up to this share before they are sorted, so that an epoch pairs samples differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def make_plan(
     costs: NDArray[np.int64] | None = None,
     mixture: Mixture | None = None,
 ) -> Plan:
-    """Plan ``epochs`` passes over the samples, each shuffled and packed anew.
+    """Plan ``epochs`` passes over the samples, each shuffled and packed again.
 
     Args:
         lengths: of all samples.

@@ -187,7 +187,7 @@ def _restore_rejected(start: Start, prepared: Prepared, output: Path, out: Repor
         known = lost_samples(output)
     if start.place is None:
         return
-    reasons = {problem.origin.number: problem for problem in prepared.census["train"].problems}
+    reasons = {problem.origin.number: problem for problem in prepared.reports["train"].problems}
     gone = [start.samples.origin(int(number)) for number in (start.place < 0).nonzero()[0]]
     new = [origin for origin in gone if origin.number not in known]
     problems = [

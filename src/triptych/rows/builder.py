@@ -97,7 +97,7 @@ class RowBuilder:
             row, failed = self._try(samples, reading, room, tuple(problems))
             if not failed:
                 return row
-            # Rare, for all were checked before: build the row anew, as if the sample had never been in it.
+            # Rare, for all were checked before: build the row again, as if the sample had never been in it.
             problems += failed
             lost = {problem.origin for problem in failed}
             samples = [index for index in samples if self.corpus.origin(index) not in lost]

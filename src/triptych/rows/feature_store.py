@@ -5,7 +5,7 @@ A store is a folder. Every writer has two files of its own in it, which only gro
     <writer>.features   the features of one image after the other, bfloat16, (levels, tokens, hidden) each
     <writer>.entries    one record per image: its name, where its features start, how many tokens, check sums
 
-A record is written behind the features it names, so a kill at any moment leaves at most features without a record, or
+A record is written after the features it names, so a kill at any moment leaves at most features without a record, or
 part of a record, and neither is ever read. Several processes may write and read at once. What comes back wrong (a file
 cut off, a bit flipped) fails its check sum and counts as absent.
 """
@@ -165,7 +165,7 @@ class FeatureReader:
         return read == target.nbytes and checksum == place.checksum
 
     def _drop(self, name: bytes, place: Place) -> None:
-        """Forget what cannot be read: it is made anew, under the same name."""
+        """Forget what cannot be read: it is made again, under the same name."""
         rest = [other for other in self._places[name] if other != place]
         if rest:
             self._places[name] = rest

@@ -121,7 +121,7 @@ class RowLoader:
         return result
 
     def close(self) -> None:
-        """End the processes and forget what they did; the next row that is asked for starts them anew."""
+        """End the processes and forget what they did; the next row that is asked for starts them again."""
         if self._workers is not None:
             self._workers.close()
         self._workers = None

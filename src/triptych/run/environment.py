@@ -22,7 +22,7 @@ def wait_asleep() -> None:
 def keep_freed_memory() -> bool:
     """Have this process keep the memory that it frees, instead of asking for it again, page by page, a moment later.
 
-    Every row needs the same few large blocks. By default glibc maps each of them anew (those over 32 MB always), and
+    Every row needs the same few large blocks. By default glibc maps each of them again (those over 32 MB always), and
     the kernel clears their pages: of a small model's step that took a fifth. Peak memory stays about the same.
 
     Returns:

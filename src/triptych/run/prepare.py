@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from triptych.corpus.corpus import Corpus, load_or_build
-from triptych.corpus.examine import Census, Reading
+from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.executor import Engine
 from triptych.errors import ConfigError, DataError, Problem, printable_json
 from triptych.family.family import ModelFiles, read_model_files
@@ -20,7 +20,7 @@ from triptych.family.folders import check_not_quantised
 from triptych.planning.cost import SampleCost
 from triptych.planning.mixture import Mixture
 from triptych.planning.plan import Plan, make_plan
-from triptych.run.reporter import Reporter, census_line
+from triptych.run.reporter import Reporter, report_line
 from triptych.run.settings import RunSettings
 from triptych.sources.records import Source
 
@@ -34,13 +34,13 @@ class Prepared:
     """Everything that is known before torch is imported."""
 
     files: ModelFiles
-    reading: Reading
+    encoder: Encoder
     corpora: dict[Split, Corpus]
     """The good samples of each split that has sources."""
-    census: dict[Split, Census]
+    reports: dict[Split, CheckReport]
 
 
-def make_reading(files: ModelFiles, settings: RunSettings) -> Reading:
+def make_encoder(files: ModelFiles, settings: RunSettings) -> Encoder:
     """How this run's model reads samples, under the run's limits.
 
     Raises:
@@ -52,7 +52,7 @@ def make_reading(files: ModelFiles, settings: RunSettings) -> Reading:
             f"data.min_pixels {geometry.min_pixels:,} is larger than data.max_pixels {geometry.max_pixels:,} "
             "(one of them is the model's own)"
         )
-    return Reading(files.template(), geometry, settings.budget(geometry.merge_size), files.text_hash())
+    return Encoder(files.template(), geometry, settings.budget(geometry.merge_size), files.text_hash())
 
 
 def prepare(
@@ -83,46 +83,46 @@ def prepare(
     files = read_model_files(settings.model.path)
     check_not_quantised(files.config, settings.model.path)
     settings.check_model(files.config)
-    reading = make_reading(files, settings)
+    encoder = make_encoder(files, settings)
     Path(settings.output).mkdir(parents=True, exist_ok=True)
     corpora: dict[Split, Corpus] = {}
-    census: dict[Split, Census] = {}
+    reports: dict[Split, CheckReport] = {}
     for split in splits:
         sources = settings.sources(split)
         if not sources:
             continue
-        corpora[split], census[split] = index_sources(f"data.{split}", sources, reading, out, engine)
-    problems = [problem for found in census.values() for problem in found.problems]
+        corpora[split], reports[split] = index_sources(f"data.{split}", sources, encoder, out, engine)
+    problems = [problem for found in reports.values() for problem in found.problems]
     if problems and settings.data.on_error == "stop":
-        hints = [hint for found in census.values() for hint in found.hints]
+        hints = [hint for found in reports.values() for hint in found.hints]
         raise DataError(problems, [*hints, "fix the data, or set data.on_error: skip to train on the rest"])
-    for split, found in census.items():
+    for split, found in reports.items():
         if not found.ok:
             advice = [*found.hints, f"no good sample is left in data.{split}"]
             raise DataError(found.problems or found.dropped, advice)
     if is_main_process():
-        for split, found in census.items():
-            out.line(f"data.{split}: {census_line(found)}")
+        for split, found in reports.items():
+            out.line(f"data.{split}: {report_line(found)}")
         if rejected:
-            write_rejected(Path(settings.output), [p for c in census.values() for p in (*c.problems, *c.dropped)], out)
-    return Prepared(files, reading, corpora, census)
+            write_rejected(Path(settings.output), [p for c in reports.values() for p in (*c.problems, *c.dropped)], out)
+    return Prepared(files, encoder, corpora, reports)
 
 
 def index_sources(
     name: str,
     sources: Sequence[Source],
-    reading: Reading | None,
+    encoder: Encoder | None,
     out: Reporter,
     engine: Engine | None = None,
     *,
     deep: bool = False,
-) -> tuple[Corpus, Census]:
-    """The corpus of ``sources`` and the census of all their records, with the progress shown on ``out``.
+) -> tuple[Corpus, CheckReport]:
+    """The corpus of ``sources`` and the report of all their records, with the progress shown on ``out``.
 
     Args:
         name: what the progress is of, for example ``data.train``.
         sources: the data files.
-        reading: how the model reads samples; None checks records and images without a model.
+        encoder: how the model reads samples; None checks records and images without a model.
         out: where the progress is shown.
         engine: where the work is done; None means the cores of this machine.
         deep: decode every image that was not decoded before.
@@ -131,7 +131,7 @@ def index_sources(
         ConfigError: if a data file is missing or cannot be read.
     """
     with out.watch(name) as progress:
-        return load_or_build(sources, reading, None, engine, progress, deep=deep)
+        return load_or_build(sources, encoder, None, engine, progress, deep=deep)
 
 
 def train_mixture(settings: RunSettings, corpus: Corpus) -> Mixture:

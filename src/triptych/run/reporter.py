@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
-from triptych.corpus.examine import Census
+from triptych.corpus.examine import CheckReport
 from triptych.corpus.progress import Progress
 from triptych.errors import Problem, counts, printable
 
@@ -114,7 +114,7 @@ class _Examination:
             self._phase.advance(done)
 
     def found(self, problem: Problem) -> None:
-        """All problems are in the census."""
+        """All problems are in the report."""
 
 
 class LogLines:
@@ -157,17 +157,19 @@ def _cell(value: Any, width: int, form: str) -> str:
     return ("-" if value is None else f"{value:{form}}").rjust(width)
 
 
-def census_line(census: Census) -> str:
+def report_line(report: CheckReport) -> str:
     """The counts of an examination in one line."""
-    parts = [f"{census.samples:,} samples, {census.ok:,} ok"]
-    if census.problems:
-        parts.append(f"{len(census.problems):,} problems ({counts(census.problems)})")
-    if census.dropped:
-        parts.append(f"{len(census.dropped):,} dropped as too long")
-    if census.shrunk:
-        parts.append(f"images of {census.shrunk:,} shrunk to keep the budget")
-    if census.unshown:
-        parts.append(f"thinking of {census.unshown:,} answers left out (the chat template keeps that of the last ones)")
-    if census.control_texts:
-        parts.append(f"{census.control_texts:,} control-token strings such as {CONTROL_EXAMPLES} taken as text")
+    parts = [f"{report.samples:,} samples, {report.ok:,} ok"]
+    if report.problems:
+        parts.append(f"{len(report.problems):,} problems ({counts(report.problems)})")
+    if report.dropped:
+        parts.append(f"{len(report.dropped):,} dropped as too long")
+    if report.shrunk:
+        parts.append(f"images of {report.shrunk:,} shrunk to keep the budget")
+    if report.thinking_dropped:
+        parts.append(
+            f"thinking of {report.thinking_dropped:,} answers left out (the chat template keeps that of the last ones)"
+        )
+    if report.control_texts:
+        parts.append(f"{report.control_texts:,} control-token strings such as {CONTROL_EXAMPLES} taken as text")
     return ", ".join(parts)

@@ -25,7 +25,7 @@ def folder_files(path: str) -> list[str]:
         with open(os.path.join(path, "state.json"), "rb") as file:
             state = orjson.loads(file.read())
         if state.get("_indices_data_files") or state.get("_indices_files"):
-            raise ConfigError(f"{path!r} is a view with an index; save it anew after .flatten_indices()")
+            raise ConfigError(f"{path!r} is a view with an index; save it again after .flatten_indices()")
         return [os.path.join(path, item["filename"]) for item in state["_data_files"]]
     except FileNotFoundError as error:
         message = f"{path!r} is a folder, but no saved `datasets` folder; name its files, for example {path}/*.jsonl"

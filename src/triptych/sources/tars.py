@@ -58,7 +58,7 @@ def read(shard: Shard) -> Elements:
             records.append(_sample(file, shard.path, key, dict(group), Origin(shard.path, number)))
     count = len(records)
     if defect is not None:
-        lost = f"what stands behind {places[-1][0] if places else 'its start'!r} is lost"
+        lost = f"what stands after {places[-1][0] if places else 'its start'!r} is lost"
         records.append(Problem("bad-shape", Origin(shard.path, 0), f"damaged tar file: {defect}; {lost}"))
     return Elements(records, count)
 
@@ -98,7 +98,7 @@ def _table(path: str, _stamp: storage.Stamp | None) -> tuple[dict[str, Place], s
 
 
 def _walk(file: IO[bytes]) -> tuple[list[tuple[str, Place]], str | None]:
-    """The members in order, and what is wrong behind the last of them."""
+    """The members in order, and what is wrong after the last of them."""
     places: list[tuple[str, Place]] = []
     try:
         # A name that is not UTF-8 only has to be shown: members are found by their offset.

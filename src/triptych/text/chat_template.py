@@ -31,7 +31,7 @@ class ChatStyle:
     default_system: str | None = None
     """System prompt that is inserted where a conversation has none."""
     thinking: Literal["none", "last", "all"] = "none"
-    """Which answers carry a thinking block: none, those behind the last question, or all; others lose theirs."""
+    """Which answers carry a thinking block: none, those after the last question, or all; others lose theirs."""
     skips_thinking: bool = False
     """Whether a prompt may close the block at once (``enable_thinking=False``), so that no thinking is generated."""
     thinks_by_default: bool = False

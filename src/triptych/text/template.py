@@ -35,7 +35,7 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedMany:
+class EncodedBatch:
     """C conversations as ids, end to end; each kind of value with its (C + 1,) bounds."""
 
     ids: NDArray[np.int32]
@@ -46,7 +46,7 @@ class EncodedMany:
     slots: NDArray[np.int32]
     """Index of the pad of each image within its conversation"""
     slot_bounds: NDArray[np.int32]
-    unshown: NDArray[np.int32]
+    thinking_dropped: NDArray[np.int32]
     """(C,) answers whose thinking the chat template leaves out, since a later question follows"""
     control_texts: NDArray[np.int32]
     """(C,) strings of control tokens that the data holds; they were taken as text"""
@@ -135,17 +135,17 @@ class Template:
         """Tokenize a whole conversation, answers included."""
         return self.encode_all([conversation])[0]
 
-    def encode_all(self, conversations: Sequence[Conversation]) -> EncodedMany:
+    def encode_all(self, conversations: Sequence[Conversation]) -> EncodedBatch:
         """Tokenize many conversations in one call of the tokenizer; a text that comes again is tokenized once."""
         texts: dict[str, int] = {}
         rendered = [self._render(conversation.turns, texts) for conversation in conversations]
-        unshown = [self._unshown(conversation.turns) for conversation in conversations]
+        thinking_dropped = [self._thinking_dropped(conversation.turns) for conversation in conversations]
         control = {number: count for text, number in texts.items() if (count := self._count_control(text))}
         typed = [
             sum(control.get(number, 0) for fixed, number, *_ in segments if fixed is None) if control else 0
             for segments in rendered
         ]
-        return _assemble(rendered, self._words.encode_all(list(texts)), unshown, typed)
+        return _assemble(rendered, self._words.encode_all(list(texts)), thinking_dropped, typed)
 
     def refusal(self, turns: Sequence[Turn]) -> str | None:
         """Why the model's chat template does not render these turns one after the other; None where it does."""
@@ -222,7 +222,7 @@ class Template:
         return "\n".join(lines)
 
     def final_text(self, ids: Sequence[int]) -> str:
-        """Text of an answer's ids behind its thinking, special tokens left out."""
+        """Text of an answer's ids after its thinking, special tokens left out."""
         return self.decode(ids).rpartition(THINK_END)[2] if self.style.thinking != "none" else self.decode(ids)
 
     def text(self, encoded: Encoded) -> str:
@@ -277,7 +277,7 @@ class Template:
             return False
         return str(parts[0]).startswith(TOOL_START) and str(parts[-1]).endswith(TOOL_END)
 
-    def _unshown(self, turns: Sequence[Turn]) -> int:
+    def _thinking_dropped(self, turns: Sequence[Turn]) -> int:
         if self.style.thinking != "last":
             return 0
         earlier = (turn for turn in turns[: self._last_question(turns) + 1] if turn.role == "assistant")
@@ -305,8 +305,11 @@ class Template:
 
 
 def _assemble(
-    rendered: Sequence[Sequence[_Segment]], texts: Sequence[Sequence[int]], unshown: Sequence[int], typed: Sequence[int]
-) -> EncodedMany:
+    rendered: Sequence[Sequence[_Segment]],
+    texts: Sequence[Sequence[int]],
+    thinking_dropped: Sequence[int],
+    typed: Sequence[int],
+) -> EncodedBatch:
     ids: list[int] = []
     spans: list[int] = []
     slots: list[int] = []
@@ -329,14 +332,14 @@ def _assemble(
             spans += (open_span, len(ids) - begin)
         bounds.append((len(ids), len(spans), len(slots)))
     id_bounds, span_bounds, slot_bounds = np.array(bounds, np.int32).T
-    return EncodedMany(
+    return EncodedBatch(
         np.array(ids, np.int32),
         id_bounds,
         np.array(spans, np.int32),
         span_bounds,
         np.array(slots, np.int32),
         slot_bounds,
-        np.array(unshown, np.int32),
+        np.array(thinking_dropped, np.int32),
         np.array(typed, np.int32),
     )
 

@@ -48,7 +48,7 @@ class WordTokenizer:
         cut = [self._words(text) for text in texts]
         if len(self._known) > MOST:
             self._known = {}
-        known = self._known  # another thread may start anew meanwhile
+        known = self._known  # another thread may start again meanwhile
         new = list({word for words in cut if words is not None for word in words}.difference(known))
         known |= zip(new, map(tuple, self._encode(new)), strict=True)
         whole = iter(self._encode([text for text, words in zip(texts, cut, strict=True) if words is None]))

@@ -107,7 +107,7 @@ def open_features(
     writer = FeatureWriter(folder, agreed.room // args.world_size)
     normalizer = PixelNormalizer(prepared.files).to(args.device)
     base = _base(model)
-    merge_size = prepared.reading.geometry.merge_size
+    merge_size = prepared.encoder.geometry.merge_size
     cache = FeatureCache(base, normalizer, merge_size, precision, FeatureReader(folder, shape), writer)
     return Features(agreed.decision, FeatureReader(folder, shape), cache)
 

@@ -100,7 +100,7 @@ def train(settings: RunSettings, prepared: Prepared, out: Reporter, *, start: St
     )
     note = start.note() | {"feature_cache": features.decision.on, "precision": _name(precision)}
     extra = {RUN_FILE: run_file.to_yaml(settings), STATE: json.dumps(note)}
-    processor = ProcessorFiles(prepared.files, prepared.reading.geometry, extra)
+    processor = ProcessorFiles(prepared.files, prepared.encoder.geometry, extra)
     _check_sharding(args, isolation)
     if is_main_process():
         _print_sizes(part_sizes(model, family, rates), out)
@@ -196,7 +196,7 @@ def _datasets(
     """The rows of each split, from ``done`` steps on; ``with_image``: ranks that run the tower together must all run
     it, on every row.
     """
-    data, filler = settings.data, prepared.reading.template.filler()
+    data, filler = settings.data, prepared.encoder.template.filler()
     threads = threads_per_worker(data.workers)
     loading = Loading(data.workers, data.prefetch_mb * 2**20, args.world_size, threads, data.stall_seconds)
     first = done * settings.train.rows_per_step + args.process_index

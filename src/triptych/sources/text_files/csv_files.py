@@ -146,7 +146,7 @@ def _delimiter(path: str, text: str) -> str:
 
 
 def _row_ends(text: bytes) -> NDArray[np.intp]:
-    """Where the rows of a text that begins with one end: behind line ends that are not inside quotes."""
+    """Where the rows of a text that begins with one end: after line ends that are not inside quotes."""
     data = np.frombuffer(text, np.uint8)
     inside = np.cumsum(data == 0x22, dtype=np.int64) & 1
     return np.flatnonzero((data == 0x0A) & (inside == 0)) + 1

@@ -81,7 +81,7 @@ def reason(error: orjson.JSONDecodeError, text: bytes, path: str) -> str:
     if "surrogate" in error.msg:
         return "half a character, such as half an emoji (\\ud83d without what follows): the text was cut inside of it"
     if body.endswith(b",") and parses(body[:-1]):
-        return f"a comma stands behind the object: sed 's/,[[:space:]]*$//' {path!r} > NEW"
+        return f"a comma stands after the object: sed 's/,[[:space:]]*$//' {path!r} > NEW"
     if "after document" in error.msg:
         return f"several values on one line; write one on each: jq -c . {path!r} > NEW"
     if re.match(rb"[{\[]\s*[{\[]?\s*'", body):
@@ -103,7 +103,7 @@ def wrong_form(begin: bytes, path: str) -> str | None:
     if line.rstrip().endswith(b",") and parses(line.rstrip()[:-1]):
         if following.strip() and parses(following):
             return None  # only this line has one
-        return f"a comma stands behind each line; remove them: sed 's/,[[:space:]]*$//' {path!r} > NEW"
+        return f"a comma stands after each line; remove them: sed 's/,[[:space:]]*$//' {path!r} > NEW"
     if following and parses(following):
         return None
     try:
@@ -116,5 +116,5 @@ def wrong_form(begin: bytes, path: str) -> str | None:
     if behind.startswith("{"):
         return f"objects follow each other without being one on each line; write them so: jq -c . {path!r} > NEW"
     if behind.startswith(",") and behind[1:].lstrip().startswith("{"):
-        return "objects with commas between them need brackets around: put [ in front of the first, ] behind the last"
+        return "objects with commas between them need brackets around: put [ in front of the first, ] after the last"
     return None

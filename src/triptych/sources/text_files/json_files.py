@@ -138,9 +138,9 @@ def _cut_array(path: str, text: Text) -> Iterator[Shard]:
                 yield shard(close)
             offset += close
             if buffer[close : close + 1] != b"]":
-                yield shard(0, f"brackets do not match at byte {offset:,}: nothing behind it was read")
+                yield shard(0, f"brackets do not match at byte {offset:,}: nothing after it was read")
             elif not _only_blank(buffer[close + 1 :], text):
-                yield shard(0, "there is text behind the end of the array; it was not read")
+                yield shard(0, "there is text after the end of the array; it was not read")
             elif text.defect:
                 yield shard(0, text.defect)
             return
@@ -151,7 +151,7 @@ def _cut_array(path: str, text: Text) -> Iterator[Shard]:
             line += buffer[: int(commas[-1]) + 1].count(b"\n")
             buffer = buffer[int(commas[-1]) + 1 :]
         if len(buffer) > MAX_ELEMENT:
-            yield shard(0, f"an element is over {MAX_ELEMENT:,} bytes: brackets or quotes do not balance behind here")
+            yield shard(0, f"an element is over {MAX_ELEMENT:,} bytes: brackets or quotes do not balance after here")
             return
         more = text.read(max(SHARD_BYTES, len(buffer)))
         if not more:
@@ -219,7 +219,7 @@ def _read_lines(shard: Shard) -> Elements:
 
 
 def _whole_lines(shard: Shard) -> bytes:
-    """The lines that begin inside the shard's range; the last one may end behind it."""
+    """The lines that begin inside the shard's range; the last one may end after it."""
     with storage.open_binary(shard.path) as file:
         start = shard.start
         if start:
@@ -293,7 +293,7 @@ def _one_by_one(shard: Shard, content: bytes) -> Elements:
         try:
             records += records_of(loads(piece), origin)
         except orjson.JSONDecodeError as error:
-            said = reason(error, piece, shard.path) if piece.strip() else "a comma without an element behind it"
+            said = reason(error, piece, shard.path) if piece.strip() else "a comma without an element after it"
             message = f"not valid JSON: {said} (in the element from byte {shard.start + start:,} of the file)"
             records.append(Problem("bad-shape", origin, message))
     return Elements(records, len(edges) - 1)

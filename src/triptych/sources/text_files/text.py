@@ -95,7 +95,7 @@ class Text:
             except OSError as error:
                 if self._compression is None or error.errno is not None:
                     raise  # the disk or the network; damaged content has no number
-                self.defect = f"the compressed file is damaged or cut off ({error}): nothing behind this was read"
+                self.defect = f"the compressed file is damaged or cut off ({error}): nothing after this was read"
                 piece = self._in_front_of_damage()
             if not piece:
                 break
@@ -108,7 +108,7 @@ class Text:
         return pa.CompressedInputStream(file, self._compression) if self._compression else file
 
     def _in_front_of_damage(self) -> bytes:
-        """What the step that failed could have given; read anew, as a stream that failed goes no further."""
+        """What the step that failed could have given; read again, as a stream that failed goes no further."""
         with storage.open_binary(self._path) as file:
             stream = self._uncompressed(file)
             for start in range(0, self._position, _STEP):
