@@ -15,8 +15,8 @@ import tiny
 from cli_server import Server
 from results import losses, same
 from triptych.recovery import checkpoints
-from triptych.run import console
 from triptych.run.prepare import prepare
+from triptych.run.reporter import LogReporter
 from triptych.run.run_file import load
 
 pytestmark = pytest.mark.slow
@@ -50,7 +50,8 @@ def test_killed_at_random_moments_a_run_ends_as_if_undisturbed(
         assert command.wait() == -9, f"the run was over before kill {kills}:\n{command.err}"
         kills += 1
         inside += any((output / checkpoints.UNFINISHED).glob("*"))
-        assert all(checkpoints.fault(folder) is None for _, folder in checkpoints.found(output))
+        faults = {folder.name: checkpoints.fault(folder) for _, folder in checkpoints.found(output)}
+        assert not any(faults.values()), f"after kill {kills}: {faults}"
     code, err = server.run("train", str(path), *options, "--resume")
     assert code == 0, err
     assert losses(output) == losses(tmp_path / "whole")
@@ -96,7 +97,7 @@ def test_damage_to_the_cache_is_named_or_harmless(
     settings = load(tiny.write_run(tmp_path, small_model_dir, tiny.write_dataset(tmp_path, 12)))
 
     def seen() -> list[np.ndarray]:
-        corpus = prepare(settings, ("train",), console.console(), rejected=False).corpora["train"]
+        corpus = prepare(settings, ("train",), LogReporter(), rejected=False).corpora["train"]
         sums = corpus.sums()
         lengths = corpus.lengths
         return [lengths.tokens, lengths.patches, corpus.supervised, sums.text, sums.images, sums.line]

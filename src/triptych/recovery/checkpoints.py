@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,17 @@ def remove_old(output: Path, keep: int | None, best: Path | None) -> None:
         return
     for _, folder in found(output)[keep:]:
         if best is None or folder.name != best.name:
-            (folder / MANIFEST).unlink(missing_ok=True)  # a half removed one is not whole
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """A checkpoint is whole or absent, also while it is removed: it first leaves its place."""
+    gone = folder.parent / UNFINISHED / f"{folder.name}.old"
+    shutil.rmtree(gone, ignore_errors=True)
+    with suppress(OSError):
+        gone.parent.mkdir(exist_ok=True)
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
