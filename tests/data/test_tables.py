@@ -14,9 +14,9 @@ from containers import Samples, write_samples
 
 from triptych.errors import ConfigError, Problem
 from triptych.images import measure
-from triptych.sources import tables
 from triptych.sources.readers import cut, read_records
 from triptych.sources.records import Record, Source
+from triptych.sources.table_files import tables
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 TURNS = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))

@@ -9,7 +9,8 @@ from typing import IO, Any, cast
 
 import orjson
 
-from triptych.sources import members, storage, tables
+from triptych.sources import members, storage
+from triptych.sources.table_files import tables
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from triptych.errors import ConfigError, Problem
-from triptych.sources import tables, tars
+from triptych.sources import tars
 from triptych.sources.records import Elements, Kind, Record, Shard, kind_of, shifted
+from triptych.sources.table_files import tables
 from triptych.sources.text_files import csv_files, json_files
 
 

@@ -52,6 +52,16 @@ class ImageRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Foreign:
+    """A cell of a table that JSON has no form for, or that cannot be read; who needs it says what it is."""
+
+    kind: str
+    """What it is, with its article."""
+    pixels: bool = False
+    """Whether it may be the pixels of an image."""
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One element of a data file, as found."""
 
@@ -205,8 +215,10 @@ def shifted(origin: Origin, base: int) -> Origin:
 
 
 def json_type(value: Any) -> str:
-    """How a message names the JSON type of ``value``, with its article."""
+    """How a message names the type of ``value``, with its article."""
     if value is None:
         return "null"
+    if isinstance(value, Foreign):
+        return value.kind
     names: dict[type, str] = {bool: "true or false", int: "a number", float: "a number", str: "a string"}
     return names.get(type(value), "a list" if isinstance(value, list) else "an object")

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from triptych.sources.records import ImageRef, json_type
+from triptych.sources.records import Foreign, ImageRef, json_type
 
 INLINE_KEYS = ("bytes", "base64", "b64", "b64_json", "image_base64", "image_b64", "image_bytes", "data")
 """Keys of an object that holds an image itself."""
@@ -43,6 +43,7 @@ _ABOUT_WORDS = _set(
     "fps order orientation split dataset domain grid thw style credit author date time timestamp timestamps meta "
     "metadata info similarity aspect ratio shape total topic language question answer box boxes bbox bboxes"
 )
+_HASH_WORDS = _set("hash phash dhash sha md crc digest checksum fingerprint uuid guid embedding embeddings vector")
 _WHETHER_WORDS = _set("has is num n with no use needs count")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _EMPTY_TEXTS = frozenset(("", "[]", "{}", "null", "[null]", "none", "[none]", '""', '[""]'))
@@ -197,6 +198,13 @@ def _is_about(key: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
+def _is_hash(key: str) -> bool:
+    """Whether bytes under a key are short and say something about the record, as ``image_sha256`` does."""
+    words = [word for word in _words(key) if not word.isdigit()]
+    return bool(words) and words[-1] in _HASH_WORDS
+
+
+@lru_cache(maxsize=4096)
 def _has_image_word(key: str) -> bool:
     return bool(_IMAGE_WORDS.intersection(_words(key)))
 
@@ -223,7 +231,7 @@ def _may_refer(text: str) -> bool:
 def _lost(key: str, name: str | None, known: Collection[str], *, is_note: bool) -> bool:
     """Whether an image under ``key`` is one more than those known; ``is_note``: whether an id may look like one."""
     if name is None:
-        return True
+        return not _is_hash(key)
     if is_note and _is_about(key) and (known or not _has_image_word(key)):
         return False
     if known and name.startswith(("http://", "https://")) and not names_images(key):
@@ -239,7 +247,7 @@ def _names_in(key: str, value: Any, depth: int) -> Iterator[tuple[str, str | Non
     """(key, name) of the images in a value, the innermost key; None for an image without a name."""
     if value is None or isinstance(value, int | float) or depth >= _DEPTH:
         return
-    if isinstance(value, ImageRef):
+    if isinstance(value, ImageRef) or (isinstance(value, Foreign) and value.pixels and names_images(key)):
         yield key, None
     elif isinstance(value, str):
         inner = written_value(value) if value[:1] in ("[", "{") and len(value) < 100_000 else None

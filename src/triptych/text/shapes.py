@@ -273,7 +273,8 @@ def _choice(data: Mapping[str, Any], names: Mapping[str, Any]) -> Dialogue:
     answer = data.get(answer_key)
     letter = _letter(answer, options)
     if letter is None:
-        shown = reprlib.repr(answer) if not is_empty(answer) else "empty"
+        shown = reprlib.repr(answer) if isinstance(answer, str | int | float) else json_type(answer)
+        shown = "empty" if is_empty(answer) else shown
         raise ShapeError(
             f"`{answer_key}` is {shown}: neither a letter of {letters[0]} to {letters[-1]}, nor an option, nor its "
             "number from 0"
