@@ -19,7 +19,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 import families
 import tiny
 from test_distributed import launch
-from test_train import LORA, log, losses, run, weights
+from test_train import LORA, log, losses, weights
+from test_train import run as train_run
 from triptych.errors import ConfigError, DataError
 from triptych.forward.batch import Batch, RowFeatures, build_batch
 from triptych.forward.feature_cache import FeatureCache, FeatureWriter, image_features
@@ -40,6 +41,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 FROZEN = {"freeze": ["vision", "merger"]}
 TOLERANCE = 4 * 2**-9
 """Relative, of a gradient: bfloat16 rounds a feature by up to 2^-9 of it, and a few layers pass that on."""
+
+
+def run(path: Path, *overrides: str, resume: bool = False) -> list[dict[str, Any]]:
+    """Train as ``path`` says, in an output folder of its own; returns the log."""
+    output = Path(load(path, overrides).output)
+    if not resume:
+        shutil.rmtree(output, ignore_errors=True)
+    return train_run(path, *overrides, resume=resume)
 
 
 @pytest.fixture(autouse=True)

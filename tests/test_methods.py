@@ -412,10 +412,10 @@ def test_four_bits_without_a_gpu_are_refused_with_the_alternative(
     small_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path, small_model_dir, {"train": "qlora", "freeze": ["vision", "merger"]})
-    monkeypatch.setattr("triptych.model.qlora.find_spec", {}.get)
+    monkeypatch.setattr("triptych.run.hf_names._installed", lambda _: False)
     with pytest.raises(ConfigError, match=r"needs bitsandbytes.*triptych\[gpu\].*train: lora"):
         run(path)
-    monkeypatch.setattr("triptych.model.qlora.find_spec", lambda name: name)
+    monkeypatch.setattr("triptych.run.hf_names._installed", lambda _: True)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"needs a CUDA GPU.*train: lora"):
         run(path)

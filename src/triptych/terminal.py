@@ -84,14 +84,23 @@ class Terminal:
         return Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
 
 
+FOLDED = 32
+"""Characters; longer cells of a table are folded where the terminal is narrow."""
+
+
 def table(title: str, columns: Row, rows: Sequence[Row], *, sentences: bool = False) -> Table:
-    """A small table; the first column is left-aligned, the others right-aligned, or wrapped if they are sentences."""
+    """A small table; the first column is left-aligned, the others right-aligned, or wrapped if they are sentences.
+
+    A narrow terminal folds long cells, such as paths, before it folds names and numbers.
+    """
+    longest = [max((len(row[number]) for row in rows), default=0) for number in range(len(columns))]
     result = Table(title=Text(printable(title)), title_justify="left", title_style="bold")
     for number, name in enumerate(columns):
+        short = longest[number] <= FOLDED
         if number == 0 or sentences:
-            result.add_column(name, overflow="fold")  # a long path is shown whole
+            result.add_column(name, overflow="fold", no_wrap=short and not sentences)
         else:
-            result.add_column(name, justify="right", no_wrap=True)
+            result.add_column(name, justify="right", overflow="fold", no_wrap=short)
     for row in rows:
         result.add_row(*(Text(printable(cell)) for cell in row))
     return result

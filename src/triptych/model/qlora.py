@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -18,16 +17,11 @@ BYTES_PER_WEIGHT = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 def require_four_bit() -> None:
-    """Make sure that this machine computes with 4-bit weights.
+    """Make sure that this machine computes with 4-bit weights; packages were checked before (``run.hf_names``).
 
     Raises:
         ConfigError: with the reason and what to do instead.
     """
-    if find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            "model.train: qlora needs bitsandbytes, which is not installed: pip install 'triptych[gpu]', or use "
-            "`train: lora`, which keeps the frozen weights in bfloat16"
-        )
     if not torch.cuda.is_available():
         raise ConfigError(
             "model.train: qlora needs a CUDA GPU and there is none: 4-bit arithmetic is far slower elsewhere; use "

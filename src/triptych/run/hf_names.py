@@ -325,7 +325,7 @@ def _needs(hf: Mapping[str, Any], method: str) -> Iterator[tuple[str, tuple[str,
     if hf.get("skip_memory_metrics") is False:
         yield "train.hf.skip_memory_metrics", ("psutil", "psutil")
     if method == "qlora":
-        yield "model.train: qlora", ("bitsandbytes", "'triptych[gpu]'")
+        yield "model.train: qlora", ("bitsandbytes", "'triptych[gpu]', or use `train: lora`")
 
 
 def _installed(module: str) -> bool:

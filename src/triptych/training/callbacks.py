@@ -110,11 +110,14 @@ for _event in dir(TrainerCallback):
 
 
 def tolerate_trackers(trainer: Trainer, out: Reporter) -> None:
-    """Have no tracker of ``train.hf.report_to`` end training."""
+    """Have neither the log nor a tracker of ``train.hf.report_to`` end training."""
+
+    def may_fail(callback: TrainerCallback) -> bool:
+        return isinstance(callback, RunLogCallback) or ".integrations." in type(callback).__module__
+
     handler = trainer.callback_handler
     handler.callbacks = [
-        TolerantCallback(callback, out) if ".integrations." in type(callback).__module__ else callback
-        for callback in handler.callbacks
+        TolerantCallback(callback, out) if may_fail(callback) else callback for callback in handler.callbacks
     ]
 
 

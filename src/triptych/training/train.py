@@ -41,7 +41,6 @@ from triptych.training.callbacks import (
     ReportCallback,
     RunLogCallback,
     StopCallback,
-    TolerantCallback,
     tensorboard_callback,
     tolerate_trackers,
 )
@@ -272,9 +271,9 @@ def _name(precision: torch.dtype) -> str:
 def _callbacks(settings: RunSettings, plan: Plan, output: Path, out: Reporter) -> list[TrainerCallback]:
     callbacks: list[TrainerCallback] = [EpochCallback(settings, plan), StopCallback()]
     if is_main_process():
-        callbacks += [TolerantCallback(RunLogCallback(output), out), ReportCallback(out)]
+        callbacks += [RunLogCallback(output), ReportCallback(out)]
         board = tensorboard_callback(output, out)
-        callbacks += [TolerantCallback(board, out)] if board else []
+        callbacks += [board] if board else []
     return callbacks
 
 
