@@ -13,8 +13,8 @@ import yaml
 from pydantic import ValidationError
 
 from triptych.errors import ConfigError
-from triptych.run.setting_errors import explain
 from triptych.run.settings import RunSettings
+from triptych.run.settings.errors import explain
 from triptych.sources import storage
 
 PLACED = ("train", "eval")

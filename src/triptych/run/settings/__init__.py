@@ -1,0 +1,22 @@
+"""Every setting of a run: its meaning, its default, its limits.
+
+Takes the values of a run file; gives a checked, unchanging `RunSettings`.
+
+    base <- model, data, training <- run        errors: what is wrong with a value, in words
+"""
+
+from triptych.run.settings.data import SourceSettings
+from triptych.run.settings.model import AttentionName, LoraSettings, ModelSettings
+from triptych.run.settings.run import RunSettings, json_schema
+from triptych.run.settings.training import BatchSettings, TrainSettings
+
+__all__ = [
+    "AttentionName",
+    "BatchSettings",
+    "LoraSettings",
+    "ModelSettings",
+    "RunSettings",
+    "SourceSettings",
+    "TrainSettings",
+    "json_schema",
+]

@@ -1,0 +1,135 @@
+"""Settings of the data: sources, and the limits of one sample."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from triptych.planning.mixture import Share
+from triptych.run.settings.base import Settings, in_pydantic
+from triptych.sources.records import Marks, RoleRule, Source
+from triptych.text.layout import TooLong
+
+
+class ChoiceSettings(Settings):
+    """Keys of a multiple-choice record, and how its options are written."""
+
+    question: str = "question"
+    """Key of the question's text."""
+    options: str | list[str] = "options"
+    """Key of the options (a list, or an object of letters), or one key for each: ``[A, B, C, D]``."""
+    answer: str = "answer"
+    """Key of the answer: a letter, an option's text, or its number from 0."""
+    letters: str = "A. "
+    """What stands before the first option: ``A. ``, ``(A) ``."""
+    instruction: str = ""
+    """A last line of the question, for example ``Answer with the letter.``"""
+
+
+class SourceSettings(Settings):
+    """Data files that share an image folder."""
+
+    path: str | list[str]
+    """A data file (.json, .jsonl, .parquet, .tar), a saved ``datasets`` folder, a URL, a glob, or a list of them."""
+    media_dir: str | None = None
+    """Folder, .tar file or URL that relative image paths start from; default: the folder of each data file."""
+    confine: bool = False
+    """Refuse images outside ``media_dir``."""
+    columns: dict[str, str | list[str]] = {}
+    """Names of the record's keys where they differ: ``{messages: dialog, images: photos}``; ``images`` may be a list
+    of keys or a pattern: ``[left, right]``, ``image_{n}``."""
+    tags: dict[str, str] = {}
+    """Names inside a turn where they differ, for example ``{role: speaker, content: text, user: U, assistant: A}``."""
+    mark: str = "<image>"
+    """What stands for an image in the texts; ``{n}`` is its number among the record's images: ``<image_{n}>``."""
+    marks: Marks = "inline"
+    """Where images belong: at their marks (``inline``), all before the first question (``first``), or ``auto``: there
+    where a record has images and no mark."""
+    roles: RoleRule = "alternate"
+    """Turns of one role in a row: an error (``alternate``), joined by a line break (``merge``), or as they are
+    (``keep``)."""
+    choice: ChoiceSettings | None = None
+    """Read multiple choice: the question with its options becomes the user's turn, the letter the answer."""
+    ignore: list[str] = []
+    """Keys of records, turns and parts that hold something and are left out on purpose, for example ``[thumbnail]``."""
+
+    weight: PositiveFloat | None = None
+    """Part of an epoch relative to the other sources' weights; give it to all sources or to none."""
+    epochs: PositiveFloat = 1.0
+    """Passes over this source per epoch of the run; 0.5 takes every sample in every second one."""
+    max_samples: PositiveInt | None = None
+    """Use at most so many of its samples, chosen at random by the seed."""
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Self:
+        in_pydantic(lambda: self.source(allow_remote=True))
+        return self
+
+    @model_validator(mode="after")
+    def _weight_or_epochs(self) -> Self:
+        if self.weight is not None and self.epochs != 1.0:
+            raise ValueError("`weight` and `epochs` both say how much of it an epoch holds; give one of them")
+        return self
+
+    def share(self) -> Share:
+        return Share(self.weight, self.epochs, self.max_samples)
+
+    def source(self, *, allow_remote: bool) -> Source:
+        path = self.path if isinstance(self.path, str) else tuple(self.path)
+        return Source(
+            path,
+            self.media_dir,
+            self.confine,
+            self.columns,
+            self.tags,
+            allow_remote,
+            mark=self.mark,
+            marks=self.marks,
+            roles=self.roles,
+            choice=self.choice.model_dump() if self.choice else None,
+            ignore=self.ignore,
+        )
+
+
+class DataSettings(Settings):
+    """The samples, and what one of them may cost."""
+
+    train: list[SourceSettings]
+    """Sources to train on."""
+    eval: list[SourceSettings] = []
+    """Held-out sources: evaluation loss during training, ``triptych eval`` afterwards."""
+    min_pixels: PositiveInt | None = None
+    """Smallest area of a resized image, px; default: the model's own."""
+    max_pixels: PositiveInt | None = None
+    """Largest area of a resized image, px; default: the model's own."""
+    sample_image_tokens: PositiveInt | None = None
+    """Tokens that all images of one sample share; larger images shrink first."""
+    max_tokens: PositiveInt | None = None
+    """Tokens of one sample, images included."""
+    too_long: TooLong = "shrink"
+    """What happens over ``max_tokens``: shrink the images, drop the sample, report an error, or cut text too."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """Defective samples end the run before a model is loaded, or are left out and listed in ``rejected.jsonl``."""
+    allow_remote: bool = False
+    """Read data files and images behind URLs (``s3://``, ``gs://``, ``https://``, ...) through fsspec."""
+    decode: Literal["exact", "fast"] = "exact"
+    """``fast``: JPEGs of at least twice the size they are resized to are scaled while they are decoded."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Processes that decode images ahead of training; 0 decodes in the training process."""
+    prefetch_mb: PositiveInt = 256
+    """Rows that the workers keep ready or have in hand, MB of 2^20 bytes, per rank; at least one row."""
+    stall_seconds: PositiveFloat = 120.0
+    """Seconds without progress after which a worker is named with its image, ended and replaced."""
+
+    @model_validator(mode="after")
+    def _limits_in_order(self) -> Self:
+        if not self.train:
+            raise ValueError("`train` names no source")
+        if len({source.weight is None for source in self.train}) > 1:
+            raise ValueError("some sources of `train` have a `weight` and some have none; give it to all or to none")
+        if any(source.share() != Share() for source in self.eval):
+            raise ValueError("`weight`, `epochs` and `max_samples` belong to sources of `train`; `eval` takes all")
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise ValueError("`min_pixels` is larger than `max_pixels`")
+        return self

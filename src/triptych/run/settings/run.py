@@ -1,0 +1,87 @@
+"""Every setting of a run, with its meaning and its limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, model_validator
+
+from triptych.errors import ConfigError
+from triptych.family.recipe import ANY_COUNTS, check_rates, has_experts, layer_counts
+from triptych.family.selectors import parse_selector
+from triptych.run.hf_names import check_names
+from triptych.run.settings.base import Settings, in_pydantic
+from triptych.run.settings.data import DataSettings, SourceSettings
+from triptych.run.settings.model import ModelSettings
+from triptych.run.settings.training import BatchSettings, EvalSettings, TrainSettings
+from triptych.sources.records import Source
+from triptych.text.layout import Budget
+
+
+def _batch(value: Any) -> Any:
+    """``batch: auto`` is short for ``batch: {auto: true}``."""
+    return {"auto": True} if value == "auto" else value
+
+
+class RunSettings(Settings):
+    """One training run."""
+
+    model: ModelSettings
+    """Which model, and which of its weights learn."""
+    data: DataSettings
+    """The samples, and what one of them may cost."""
+    batch: Annotated[BatchSettings, BeforeValidator(_batch)]
+    """How rows are filled; ``auto`` for the largest row that fits the device."""
+    train: TrainSettings = TrainSettings()
+    """The optimisation."""
+    eval: EvalSettings = EvalSettings()
+    """Answering held-out samples."""
+    output: str
+    """Folder of everything the run writes."""
+
+    @model_validator(mode="after")
+    def _hf_has_effect(self) -> Self:
+        train = self.train
+        in_pydantic(lambda: check_names(train.hf, train.save_every, train.eval_every if self.data.eval else None))
+        return self
+
+    @model_validator(mode="after")
+    def _rates_are_used(self) -> Self:
+        rates = self.train.part_learning_rates
+        if not self.model.has_slices() and not any(parse_selector(text).sliced for text in rates):
+            in_pydantic(lambda: check_rates(self.model.recipe(ANY_COUNTS), rates, ANY_COUNTS))
+        return self
+
+    def check_model(self, config: Mapping[str, Any]) -> None:
+        """Settle what learns against ``config.json``, before any weight is read.
+
+        Raises:
+            ConfigError: for layers or experts that the model does not have, or rates of layers that do not learn.
+        """
+        if self.model.lora.experts and not has_experts(config):
+            raise ConfigError(f"model.lora.experts: {self.model.path} is dense and has no experts; leave it out")
+        counts = layer_counts(config)
+        if counts is not None:
+            check_rates(self.model.recipe(counts), self.train.part_learning_rates, counts)
+
+    def budget(self, merge_size: int) -> Budget:
+        """Limits of one sample; a sample must also fit in a row."""
+        rows = [limit for limit in (self.data.max_tokens, self.batch.tokens) if limit is not None]
+        images = [limit for limit in (self.data.sample_image_tokens,) if limit is not None]
+        if self.batch.patches is not None:
+            images.append(self.batch.patches // merge_size**2)
+        return Budget(min(rows, default=None), min(images, default=None), self.data.too_long)
+
+    def sources(self, split: Literal["train", "eval"]) -> list[Source]:
+        sources: list[SourceSettings] = getattr(self.data, split)
+        return [source.source(allow_remote=self.data.allow_remote) for source in sources]
+
+
+def json_schema() -> str:
+    """JSON Schema of the run file, for editors."""
+    schema = RunSettings.model_json_schema()
+    batch = schema["properties"]["batch"]
+    batch["anyOf"] = [{"$ref": batch.pop("$ref")}, {"const": "auto"}]
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

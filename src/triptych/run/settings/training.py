@@ -1,0 +1,108 @@
+"""Settings of rows, of the optimisation, and of evaluation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from triptych.errors import ConfigError
+from triptych.planning.plan import BatchSpec
+from triptych.run.settings.base import PartOrLayers, Settings, Switch
+
+
+class BatchSettings(Settings):
+    """How a row is filled: exactly ``samples`` of them, or up to ``tokens`` and ``patches``; or ``batch: auto``."""
+
+    samples: PositiveInt | None = None
+    """Shuffled samples per row: the mathematics of a padded batch of as many, without the padding."""
+    tokens: PositiveInt | None = None
+    """Language tokens per row; samples are packed to fill it."""
+    patches: PositiveInt | None = None
+    """Vision patches per row, a second limit beside ``tokens``."""
+    group_similar: bool = False
+    """Let packed rows of similar cost share a step: ranks with one row each wait less, steps differ more in targets."""
+    auto: bool = False
+    """Choose ``tokens`` when training starts: the largest row that fits the device. ``batch: auto`` is short for it."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.auto:
+            if self.samples is not None or self.tokens is not None or self.patches is not None:
+                raise ValueError("`auto` chooses the size of rows; leave `samples`, `tokens` and `patches` out")
+            return self
+        if (self.samples is None) == (self.tokens is None):
+            raise ValueError("give either `samples` or `tokens` (with or without `patches`), or `batch: auto`")
+        if self.patches is not None and self.tokens is None:
+            raise ValueError("`patches` goes with `tokens`")
+        if self.group_similar and self.tokens is None:
+            raise ValueError("`group_similar` goes with `tokens`; rows of `samples` are evened out within their step")
+        return self
+
+    def spec(self) -> BatchSpec:
+        """
+        Raises:
+            ConfigError: under ``auto``, before the size of rows is chosen.
+        """
+        if self.auto:
+            raise ConfigError("batch: auto is not chosen yet; `triptych plan --fit` says what it comes to")
+        return BatchSpec(self.samples, self.tokens, self.patches, self.group_similar)
+
+
+class TrainSettings(Settings):
+    """The optimisation."""
+
+    epochs: PositiveInt = 1
+    """Passes over the samples."""
+    learning_rate: PositiveFloat = 1e-5
+    """Peak learning rate."""
+    part_learning_rates: dict[PartOrLayers, PositiveFloat] = {}
+    """Peak learning rate of parts or layers, for example ``{vision: 2.0e-6}``; the narrower one decides."""
+    rows_per_step: PositiveInt = 1
+    """Rows per optimizer step, over all ranks; more than one per rank are accumulated."""
+    schedule: str = "cosine"
+    """Learning-rate schedule, by its name in transformers (``cosine``, ``linear``, ``constant_with_warmup``, ...)."""
+    warmup: Annotated[float, Field(ge=0)] = 0.03
+    """Share of the steps that warm up, if below 1; else their number."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW's decay; biases and norms are exempt."""
+    max_grad_norm: NonNegativeFloat = 1.0
+    """Gradient norm above which gradients are scaled down; 0 for never."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """Compile the language layers with torch.compile: a slow first step, quicker ones after it."""
+    logits_mb: PositiveInt | Literal["auto"] = "auto"
+    """Size of the largest logits tensor, MB of 2^20 bytes; ``auto``: 32 on a CPU, 512 on a GPU."""
+    feature_cache: Switch = "auto"
+    """Keep what a frozen tower and merger make of each image on disk; ``auto``: where images are shown repeatedly."""
+    feature_cache_gb: PositiveFloat = 50.0
+    """Size that the features of all runs together may reach on disk, GB."""
+    seed: int = 42
+    """Seed of shuffling, adapters and dropout."""
+    log_every: PositiveInt = 10
+    """Optimizer steps between log lines."""
+    save_every: PositiveInt | Literal["epoch"] = "epoch"
+    """Optimizer steps between checkpoints."""
+    keep_checkpoints: PositiveInt | None = 2
+    """Checkpoints kept; None for all."""
+    eval_every: PositiveInt | Literal["epoch"] = "epoch"
+    """Optimizer steps between evaluation losses, where there is eval data."""
+    hf: dict[str, Any] = {}
+    """More for transformers' ``TrainingArguments``, by its name there; what would have no effect is refused."""
+
+    @property
+    def logits_bytes(self) -> int | None:
+        """Bytes of the largest logits tensor; None for what suits the device."""
+        return None if self.logits_mb == "auto" else self.logits_mb * 2**20
+
+
+class EvalSettings(Settings):
+    """Answering held-out samples."""
+
+    max_new_tokens: PositiveInt = 256
+    """Longest answer, tokens."""
+    batch_size: PositiveInt = 16
+    """Samples answered together."""
+    limit: PositiveInt | None = None
+    """Evaluate only the first so many samples."""
