@@ -313,7 +313,7 @@ def chat(
 @app.command()
 def env() -> None:
     """Print what a bug report needs: versions, device, cache folder, packages outside the tried range."""
-    from triptych.commands.env import report
+    from triptych.commands.environment import report
 
     print("\n".join(report()))
 
@@ -325,7 +325,7 @@ def cache(
     ] = None,
 ) -> None:
     """Show what the cache folder holds and how much space it takes; all of it can be made again."""
-    from triptych.commands.cache import cache as show_cache
+    from triptych.commands.environment import cache as show_cache
 
     show_cache(prune=prune)
 
