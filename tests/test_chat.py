@@ -14,8 +14,8 @@ import torch
 import tiny
 from triptych.commands.chat import chat
 from triptych.exporting.export import ExportOptions, export
+from triptych.inference.answering import PromptDataset
 from triptych.inference.chat_session import ChatError, Session, open_session
-from triptych.inference.evaluate import PromptDataset
 from triptych.inference.generate import Answer, Prompt, _Pieces, answer
 from triptych.model.loading import PixelNormalizer
 from triptych.model.trained import as_trained

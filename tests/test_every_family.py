@@ -25,7 +25,7 @@ from triptych.forward.flops import FlopCounter
 from triptych.forward.isolation import PACKED, choose_isolation
 from triptych.forward.memory import MemoryModel, RowSize
 from triptych.forward.row_forward import RowForward
-from triptych.inference.evaluate import predict
+from triptych.inference.answering import predict
 from triptych.model.loading import PixelNormalizer, load_model
 from triptych.model.trainable import set_up_training
 from triptych.run.prepare import prepare

@@ -25,7 +25,8 @@ from triptych.exporting.export import ExportOptions, export
 from triptych.exporting.hub import check_push
 from triptych.exporting.proof_samples import ProofSamples
 from triptych.exporting.trained_run import TrainedRun, open_run
-from triptych.inference.evaluate import PromptDataset, evaluate
+from triptych.inference.answering import PromptDataset
+from triptych.inference.evaluate import evaluate
 from triptych.inference.generate import Prompt, answer
 from triptych.model.loading import PixelNormalizer
 from triptych.model.trained import as_trained, load_trained, merged

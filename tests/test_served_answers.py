@@ -19,7 +19,7 @@ from triptych.exporting import generation
 from triptych.exporting.export import ExportOptions, export
 from triptych.exporting.generation import BASE_GENERATION, GENERATION_CONFIG
 from triptych.family.family import FAMILIES, read_model_files
-from triptych.inference.evaluate import PromptDataset
+from triptych.inference.answering import PromptDataset
 from triptych.inference.generate import Prompt, answer
 from triptych.model.loading import PixelNormalizer
 from triptych.model.trained import quiet_loading

@@ -224,23 +224,16 @@ def evaluate(
     run: RunArgument,
     overrides: Overrides = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Model folder to evaluate; default: the run's final model.")
+        list[Path] | None,
+        typer.Option(help="Model folder to evaluate; repeat to compare several; default: the run's final model."),
     ] = None,
+    base: Annotated[bool, typer.Option("--base", help="Also evaluate the base model, and compare.")] = False,
 ) -> None:
-    """Answer the held-out samples; print exact match per task; write predictions.jsonl and a page with the images."""
+    """Answer the held-out samples, score them per task; write predictions.jsonl and a page with the images."""
     _say_untried()
-    from triptych.api.training import model_to_evaluate
-    from triptych.run import run_file
-    from triptych.run.prepare import prepare
-    from triptych.terminal import Terminal
+    from triptych.commands.pages import evaluate as run_evaluation
 
-    out = Terminal()
-    settings = run_file.load(run, overrides or ())
-    folder = model_to_evaluate(settings, checkpoint)
-    prepared = prepare(settings, ("eval",), out, rejected=False)
-    from triptych.inference.evaluate import evaluate as run_evaluation
-
-    run_evaluation(settings, prepared, folder, out)
+    run_evaluation(run, overrides or (), checkpoint or (), base=base)
 
 
 @app.command(epilog=_example("export"))

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from triptych.api.data import Run
 from triptych.errors import ConfigError, DataError
-from triptych.family.folders import check_trained
 from triptych.planning.cost import model_cost
 from triptych.planning.plan import Plan
-from triptych.recovery.output_folder import FINAL
+from triptych.recovery.output_folder import FINAL, model_to_evaluate
 from triptych.recovery.resume import FinishedError
 from triptych.recovery.start import starting
 from triptych.run.prepare import Prepared, Split, plan_training, prepare
@@ -132,21 +131,6 @@ def evaluate(run: Run, checkpoint: str | Path | None = None) -> Evaluation:
     from triptych.inference.evaluate import evaluate as run_evaluation
 
     return run_evaluation(run.settings, prepared, folder, LogReporter())
-
-
-def model_to_evaluate(settings: RunSettings, checkpoint: str | Path | None) -> Path:
-    """The model folder that is to answer a run's held-out samples.
-
-    Raises:
-        ConfigError: if the run names no held-out data, or there is no such folder.
-    """
-    if not settings.data.eval:
-        raise ConfigError("data.eval names no source to evaluate on")
-    folder = Path(checkpoint) if checkpoint is not None else Path(settings.output) / "final"
-    if not folder.is_dir() and checkpoint is None:
-        raise ConfigError(f"no model folder {folder}; train first, or name the folder of a checkpoint")
-    check_trained(folder)
-    return folder
 
 
 def export(

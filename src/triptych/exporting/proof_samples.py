@@ -17,7 +17,7 @@ from triptych.family.family import ModelFiles
 from triptych.forward.batch import Batch, build_batch
 from triptych.forward.isolation import choose_isolation
 from triptych.forward.row_forward import RowForward
-from triptych.inference.evaluate import PromptDataset
+from triptych.inference.answering import PromptDataset
 from triptych.inference.generate import Prompt, answer
 from triptych.model.device import choose_device
 from triptych.model.loading import PixelNormalizer

@@ -4,125 +4,130 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-import torch
-from transformers import PreTrainedModel
-
-from triptych.corpus.corpus import Corpus
-from triptych.errors import DataError, Problem, printable_json
-from triptych.images import pixels
+from triptych.errors import printable_json
+from triptych.inference.answering import predict
 from triptych.inference.eval_page import write_page
-from triptych.inference.generate import Answer, Prompt, answer
-from triptych.inference.predictions import Evaluation, Prediction, score
+from triptych.inference.judging import Judge, make_judge
+from triptych.inference.predictions import Evaluation, Score, score, score_by
 from triptych.model.device import choose_device
-from triptych.model.loading import PixelNormalizer, choose_precision
+from triptych.model.loading import choose_precision
 from triptych.model.trained import load_trained
-from triptych.run.prepare import Prepared
+from triptych.pages.page import write_whole
+from triptych.run.prepare import Prepared, is_main_process
 from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
-from triptych.text.layout import lay_out
-from triptych.text.template import Template
 
-PREDICTIONS, SCORES, PAGE = "predictions.jsonl", "scores.json", "index.html"
-
-
-class PromptDataset(torch.utils.data.Dataset[Prompt | list[Problem]]):
-    """Corpus index -> prompt with decoded pixels, or why there is none."""
-
-    def __init__(
-        self, corpus: Corpus, template: Template, indices: Sequence[int], decode: pixels.Decode = "exact"
-    ) -> None:
-        self.corpus = corpus
-        self.decode = decode
-        self.indices = indices
-        self.prompts = [template.split_answer(corpus.encoded(index))[0] for index in indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: int) -> Prompt | list[Problem]:
-        index, encoded = self.indices[position], self.prompts[position]
-        geometry = self.corpus.geometry
-        shown = self.corpus.images(index)[: len(encoded.slots)]
-        patches, problems = pixels.decode_images(shown, geometry, self.corpus.origin(index), self.decode)
-        if problems:
-            return problems
-        resized = [(image.resized_height, image.resized_width) for image in shown]
-        layout = lay_out(encoded, resized, geometry, self.corpus.origin(index))
-        return Prompt(index, layout, pixels.join(patches, geometry))
+PREDICTIONS, SCORES, PAGE, COMPARISON = "predictions.jsonl", "scores.json", "index.html", "compare.html"
+MOST_GROUPS = 24
+"""Values of a field whose scores are printed."""
 
 
 def evaluate(settings: RunSettings, prepared: Prepared, folder: Path, out: Reporter) -> Evaluation:
     """Answer the eval samples with the model in ``folder`` and write the answers, the scores and a page.
 
     Raises:
+        ConfigError: if a scorer cannot be used.
         ModelError: if the model cannot be loaded.
         DataError: under ``data.on_error: stop``, if an image that was fine no longer decodes.
     """
+    return evaluate_all(settings, prepared, [folder], out)[0]
+
+
+def evaluate_all(settings: RunSettings, prepared: Prepared, folders: Sequence[Path], out: Reporter) -> list[Evaluation]:
+    """Answer the eval samples with each model; of several, also write a page that compares them.
+
+    Under a launcher (``accelerate launch``, ``torchrun``) ranks share the samples, and all get all answers.
+
+    Raises:
+        ConfigError: if a scorer cannot be used.
+        ModelError: if a model cannot be loaded.
+        DataError: under ``data.on_error: stop``, if an image that was fine no longer decodes.
+    """
+    judge = make_judge(settings.eval)
+    names = model_names(folders)
+    target = Path(settings.output) / "eval"
+    found = []
+    for name, folder in zip(names, folders, strict=True):
+        evaluation = _answered(settings, prepared, folder, judge, out)
+        found.append(replace(evaluation, folder=target / name))
+        if is_main_process():
+            _write(found[-1], prepared, str(folder), out)
+    if len(folders) > 1 and is_main_process():
+        write_page(target / COMPARISON, "Answers of " + ", ".join(names), names, found, prepared)
+        _print_means(names, found, out)
+        out.line(f"comparison: {target / COMPARISON}")
+    return found
+
+
+def model_names(folders: Sequence[Path]) -> list[str]:
+    """A short name for each folder, no two the same: its last part, or as many as tell it from the others."""
+    parts = [folder.absolute().parts for folder in folders]
+    longest = max(map(len, parts), default=1)
+    for count in range(1, longest + 1):
+        names = ["-".join(part.strip("/") for part in item[-count:]) for item in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return [name if name not in names[:number] else f"{name}-{number + 1}" for number, name in enumerate(names)]
+
+
+def _answered(settings: RunSettings, prepared: Prepared, folder: Path, judge: Judge, out: Reporter) -> Evaluation:
     device = choose_device()
     model = load_trained(settings.model, folder, choose_precision(settings.model))
     model.to(device)  # type: ignore[arg-type]  # decorated without its types in transformers
     model.train(False)
-    predictions = predict(settings, prepared, model, out)
-    scores = score(predictions)
-    target = Path(settings.output) / "eval" / folder.name
-    target.mkdir(parents=True, exist_ok=True)
-    with (target / PREDICTIONS).open("w", encoding="utf-8") as file:
-        dumped = (json.dumps(asdict(item), ensure_ascii=False) for item in predictions)
-        file.writelines(printable_json(line) + "\n" for line in dumped)
-    summary = {name: {**asdict(value), "exact_match": value.exact_match} for name, value in scores.items()}
-    (target / SCORES).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    write_page(target / PAGE, f"{folder}", predictions, scores, prepared.corpora["eval"])
-    rows = [(name, f"{value.samples:,}", f"{value.exact_match:.1%}") for name, value in scores.items()]
-    out.table(f"Exact match of {folder}", ("task", "samples", "exact match"), rows)
+    predictions = predict(settings, prepared, model, out, judge)
+    by = {name: score_by(predictions, name) for name in judge.fields}
+    return Evaluation(score(predictions), predictions, folder, by)
+
+
+def _write(evaluation: Evaluation, prepared: Prepared, title: str, out: Reporter) -> None:
+    target = evaluation.folder
+    dumped = (json.dumps(asdict(item), ensure_ascii=False) for item in evaluation.predictions)
+    write_whole(target / PREDICTIONS, "".join(printable_json(line) + "\n" for line in dumped))
+    summary: dict[str, object] = {name: _plain(value) for name, value in evaluation.scores.items()}
+    if evaluation.by:
+        summary["by"] = {
+            name: {value: _plain(found) for value, found in groups.items()} for name, groups in evaluation.by.items()
+        }
+    write_whole(target / SCORES, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    write_page(target / PAGE, f"Answers of {title}", [target.name], [evaluation], prepared)
+    _print(evaluation, title, out)
     out.line(f"answers: {target / PREDICTIONS}\npage: {target / PAGE}")
-    return Evaluation(scores, predictions, target)
 
 
-def predict(settings: RunSettings, prepared: Prepared, model: PreTrainedModel, out: Reporter) -> list[Prediction]:
-    """The model's answer to every eval sample, in corpus order."""
-    corpus, template = prepared.corpora["eval"], prepared.encoder.template
-    normalizer = PixelNormalizer(prepared.files).to(model.device)
-    count = min(len(corpus), settings.eval.limit or len(corpus))
-    # Samples of like length together: little padding.
-    order = np.argsort(corpus.lengths.tokens[:count], kind="stable").tolist()
-    loader = torch.utils.data.DataLoader(
-        PromptDataset(corpus, template, order, settings.data.decode),
-        batch_size=settings.eval.batch_size,
-        num_workers=settings.data.workers,
-        collate_fn=list,
-    )
-    found: dict[int, Prediction] = {}
-    with out.bar("answering", count) as advance:
-        for items in loader:
-            problems = [problem for item in items if isinstance(item, list) for problem in item]
-            if problems and settings.data.on_error == "stop":
-                raise DataError(problems)
-            for problem in problems:
-                out.line(f"lost during evaluation: {problem}")
-            prompts = [item for item in items if isinstance(item, Prompt)]
-            if prompts:
-                limit = settings.eval.max_new_tokens
-                answers = answer(model, prompts, template, normalizer, max_new_tokens=limit)
-                for prompt, written in zip(prompts, answers, strict=True):
-                    found[prompt.index] = _prediction(corpus, template, prompt.index, written)
-            advance(len(items))
-    return [found[index] for index in sorted(found)]
+def _plain(value: Score) -> dict[str, object]:
+    return {**asdict(value), "exact_match": value.exact_match}
 
 
-def _prediction(corpus: Corpus, template: Template, index: int, written: Answer) -> Prediction:
-    prompt, recorded = template.split_answer(corpus.encoded(index))
-    reference = recorded.tolist()
-    return Prediction(
-        origin=str(corpus.origin(index)),
-        task=corpus.task(index),
-        prompt=template.readable(prompt),
-        images=[image.name for image in corpus.images(index)],
-        reference=template.decode(reference),
-        prediction=template.decode(written.ids),
-        match=template.final_text(written.ids).strip() == template.final_text(reference).strip(),
-        finished=written.finished,
-    )
+def _print(evaluation: Evaluation, title: str, out: Reporter) -> None:
+    for name, groups in ({"task": evaluation.scores} | evaluation.by).items():
+        largest = sorted(groups, key=lambda group: -groups[group].samples)[:MOST_GROUPS]
+        rows = [row for group, value in groups.items() if group in largest for row in _rows(group, value)]
+        out.table(f"Scores of {title}", (name, "scorer", "samples", "score", "95% interval"), rows)
+        if len(largest) < len(groups):
+            out.line(f"and {len(groups) - len(largest):,} smaller groups of {name}; {SCORES} holds all")
+
+
+def _rows(group: str, value: Score) -> list[tuple[str, ...]]:
+    return [
+        (group, name, f"{found.count:,}", f"{found.value:.1%}", f"{found.low:.1%} to {found.high:.1%}")
+        for name, found in value.means.items()
+    ]
+
+
+def _print_means(names: Sequence[str], found: Sequence[Evaluation], out: Reporter) -> None:
+    """All models side by side, by the first scorer of each task."""
+    rows = []
+    for task in dict.fromkeys(task for evaluation in found for task in evaluation.scores):
+        cells = [_first_mean(evaluation.scores.get(task)) for evaluation in found]
+        rows.append((task, *cells))
+    out.table("Scores of all models", ("task", *names), rows)
+
+
+def _first_mean(value: Score | None) -> str:
+    if value is None or not value.means:
+        return "-"
+    return f"{next(iter(value.means.values())).value:.1%}"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from triptych.scoring.intervals import Mean, mean
+from triptych.scoring.scorers import is_right
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +24,25 @@ class Prediction:
     """Whether both are the same text, thinking and white space at the ends aside."""
     finished: bool
     """False if the model was cut off at ``eval.max_new_tokens``."""
+    scores: dict[str, float | None] = field(default_factory=dict)
+    """Of each scorer of its task, from 0 to 1, the first one first; None where it could not score."""
+    fields: dict[str, str] = field(default_factory=dict)
+    """Of its record, those of ``eval.by``"""
+
+    @property
+    def right(self) -> bool:
+        """Whether the first scorer calls it right; without one, whether the texts are the same."""
+        return is_right(next(iter(self.scores.values()))) if self.scores else self.match
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Exact match over some samples."""
+    """The scores of some samples."""
 
     samples: int
     matches: int
+    means: dict[str, Mean] = field(default_factory=dict)
+    """Of each scorer, with its 95% interval"""
 
     @property
     def exact_match(self) -> float:
@@ -44,18 +58,32 @@ class Evaluation:
     predictions: list[Prediction]
     """In corpus order"""
     folder: Path
+    by: dict[str, dict[str, Score]] = field(default_factory=dict)
+    """Of each value of each field of ``eval.by``"""
 
 
 def score(predictions: Sequence[Prediction]) -> dict[str, Score]:
-    """Exact match per task, in alphabetical order, then over all samples."""
-    groups: dict[str, list[Prediction]] = {}
-    for prediction in predictions:
-        if prediction.task is not None:
-            groups.setdefault(prediction.task, []).append(prediction)
-    scores = {task: _score(groups[task]) for task in sorted(groups)}
+    """Scores per task, in alphabetical order, then over all samples."""
+    scores = _grouped([(item.task, item) for item in predictions])
     scores["all"] = _score(predictions)
     return scores
 
 
+def score_by(predictions: Sequence[Prediction], name: str) -> dict[str, Score]:
+    """Scores per value of a field of the records, in alphabetical order."""
+    return _grouped([(item.fields.get(name), item) for item in predictions])
+
+
+def _grouped(named: Sequence[tuple[str | None, Prediction]]) -> dict[str, Score]:
+    groups: dict[str, list[Prediction]] = {}
+    for name, prediction in named:
+        if name is not None:
+            groups.setdefault(name, []).append(prediction)
+    return {name: _score(groups[name]) for name in sorted(groups)}
+
+
 def _score(predictions: Sequence[Prediction]) -> Score:
-    return Score(len(predictions), sum(prediction.match for prediction in predictions))
+    names = dict.fromkeys(name for prediction in predictions for name in prediction.scores)
+    found = {name: mean([item.scores[name] for item in predictions if name in item.scores]) for name in names}
+    means = {name: value for name, value in found.items() if value is not None}
+    return Score(len(predictions), sum(prediction.match for prediction in predictions), means)

@@ -87,6 +87,8 @@ FATES: dict[str, tuple[Fate, str]] = {
     "eval.max_new_tokens": ("applied", ""),
     "eval.batch_size": ("applied", ""),
     "eval.limit": ("applied", ""),
+    "eval.scorers": ("applied", ""),
+    "eval.by": ("applied", ""),
     "output": ("applied", ""),
 }
 """Every setting of the run file, those of ``train.hf`` excepted; a test walks the schema."""

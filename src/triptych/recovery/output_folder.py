@@ -14,8 +14,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from triptych.errors import ConfigError
+from triptych.family.folders import check_trained
 from triptych.recovery import checkpoints, data_identity
 from triptych.run.prepare import REJECTED, is_main_process
+from triptych.run.settings import RunSettings
 
 LOCK, OWNER = ".lock", ".owner.json"
 FINAL = "final"
@@ -86,3 +88,18 @@ def _owner(output: Path) -> str:
         return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "process unknown"
+
+
+def model_to_evaluate(settings: RunSettings, checkpoint: str | Path | None) -> Path:
+    """The model folder that is to answer a run's held-out samples.
+
+    Raises:
+        ConfigError: if the run names no held-out data, or there is no such folder.
+    """
+    if not settings.data.eval:
+        raise ConfigError("data.eval names no source to evaluate on")
+    folder = Path(checkpoint) if checkpoint is not None else Path(settings.output) / FINAL
+    if not folder.is_dir() and checkpoint is None:
+        raise ConfigError(f"no model folder {folder}; train first, or name the folder of a checkpoint")
+    check_trained(folder)
+    return folder

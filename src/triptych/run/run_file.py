@@ -194,7 +194,18 @@ def _placed(content: dict[str, Any], place: Callable[[str], str], place_data: Ca
             if isinstance(data.get(split), list)
         }
         result["data"] = {**data, **splits}
+    scorers = result["eval"].get("scorers") if isinstance(result.get("eval"), dict) else None
+    if isinstance(scorers, (list, dict)):
+        result["eval"] = {**result["eval"], "scorers": _scorers(scorers, place)}
     return result
+
+
+def _scorers(scorers: list[Any] | dict[str, Any], place: Callable[[str], str]) -> Any:
+    """Scorers whose Python files, ``file.py:function``, are at their place."""
+    if isinstance(scorers, dict):
+        return {task: _scorers(names, place) if isinstance(names, list) else names for task, names in scorers.items()}
+    own = [isinstance(name, str) and name.rpartition(":")[0].endswith(".py") for name in scorers]
+    return [place(name) if is_own else name for name, is_own in zip(scorers, own, strict=True)]
 
 
 def _source(source: Any, place: Callable[[str], str]) -> Any:

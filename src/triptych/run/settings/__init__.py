@@ -8,11 +8,12 @@ Takes the values of a run file; gives a checked, unchanging `RunSettings`.
 from triptych.run.settings.data import SourceSettings
 from triptych.run.settings.model import AttentionName, LoraSettings, ModelSettings
 from triptych.run.settings.run import RunSettings, json_schema
-from triptych.run.settings.training import BatchSettings, TrainSettings
+from triptych.run.settings.training import BatchSettings, EvalSettings, TrainSettings
 
 __all__ = [
     "AttentionName",
     "BatchSettings",
+    "EvalSettings",
     "LoraSettings",
     "ModelSettings",
     "RunSettings",

@@ -8,7 +8,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from triptych.errors import ConfigError
 from triptych.planning.plan import BatchSpec
-from triptych.run.settings.base import PartOrLayers, Settings, Switch
+from triptych.run.settings.base import PartOrLayers, Settings, Switch, in_pydantic
+from triptych.scoring.scorers import EXACT, check_names
 
 
 class BatchSettings(Settings):
@@ -106,3 +107,15 @@ class EvalSettings(Settings):
     """Samples answered together."""
     limit: PositiveInt | None = None
     """Evaluate only the first so many samples."""
+    scorers: list[str] | dict[str, list[str]] = [EXACT]
+    """How answers are scored, or per task ``{count: [number], "*": [exact_match]}``; see docs/evaluation.md."""
+    by: list[str] = []
+    """Fields of the records that scores are also grouped by, for example ``[source, meta.language]``."""
+
+    @model_validator(mode="after")
+    def _known_scorers(self) -> Self:
+        groups = self.scorers.values() if isinstance(self.scorers, dict) else [self.scorers]
+        if not all(groups):
+            raise ValueError("`scorers` names none; leave it out for exact_match")
+        in_pydantic(lambda: check_names([name for names in groups for name in names]))
+        return self
