@@ -38,11 +38,12 @@ from triptych.forward.isolation import choose_isolation
 from triptych.forward.row_forward import RowForward
 from triptych.model.loading import PixelNormalizer
 from triptych.model.trainable import parameter_rates
+from triptych.recovery.resume import fresh
 from triptych.run.prepare import Prepared, plan_training, prepare
 from triptych.run.settings import RunSettings
 from triptych.terminal import Terminal
-from triptych.training.callbacks import ConsoleCallback, RunLogCallback
-from triptych.training.hf_arguments import training_arguments
+from triptych.training.callbacks import ReportCallback, RunLogCallback
+from triptych.training.context import make_context
 from triptych.training.setup import load_for_training
 from triptych.training.trainer import RowTrainer
 from workload import commit
@@ -95,18 +96,15 @@ def trained(
 ) -> list[float]:
     """The same of the trainer."""
     clock, out = Clock(), Terminal()
-    family = prepared.files.family
+    context = make_context(settings, prepared, fresh(settings, prepared))
     trainer = RowTrainer(
         model=model,
-        args=training_arguments(settings, torch.float32),
+        context=context,
         train_dataset=rows,
         forward=forward,
-        family=family,
-        settings=settings,
-        rates=parameter_rates(model, family, settings),
-        plan=plan_training(settings, prepared.corpora["train"], 1),
+        rates=parameter_rates(model, context.family, settings),
         out=out,
-        callbacks=[RunLogCallback(Path(settings.output)), ConsoleCallback(out), clock],
+        callbacks=[RunLogCallback(context.output), ReportCallback(out), clock],
     )
     trainer.train()
     return clock.ends

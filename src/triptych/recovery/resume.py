@@ -61,6 +61,19 @@ class Start:
         plan = self.samples.plan(settings, world_size)
         return plan if self.place is None else data_identity.surviving(plan, self.place)
 
+    def check_precision(self, name: str) -> None:
+        """Compare the precision of the arithmetic, as ``auto`` may mean another one on another machine.
+
+        Raises:
+            ConfigError: if the checkpoint was trained in another one.
+        """
+        before = self.state.get("precision", name)
+        if before != name:
+            raise ConfigError(
+                f"{self.checkpoint} was trained in {before}, and model.precision gives {name} here; "
+                f"set model.precision: {before}"
+            )
+
     def note(self) -> dict[str, Any]:
         """What a checkpoint of this run says about it."""
         changed = [

@@ -6,19 +6,17 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from accelerate.utils import broadcast_object_list
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel
 
 from triptych.errors import ConfigError
 from triptych.forward.feature_cache import ABOUT, FeatureCache, FeatureWriter, describe_tower, tower_key
 from triptych.model.loading import PixelNormalizer
 from triptych.model.parts import learning_parts
-from triptych.planning.plan import Plan
 from triptych.rows.feature_store import FeatureReader
 from triptych.run.feature_forecast import Decision, decide, feature_shape, forecast, measure_room, refusal, store_folder
-from triptych.run.prepare import Prepared, Split, is_main_process
-from triptych.run.settings import RunSettings
+from triptych.run.prepare import is_main_process
+from triptych.training.context import TrainingContext
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -59,36 +57,21 @@ class _Agreed:
     error: str = ""
 
 
-def open_features(
-    settings: RunSettings,
-    prepared: Prepared,
-    plans: dict[Split, Plan],
-    model: PreTrainedModel | PeftModel,
-    args: TrainingArguments,
-    precision: torch.dtype,
-    *,
-    sharded: bool,
-    resumed: bool | None,
-) -> Features:
+def open_features(context: TrainingContext, model: PreTrainedModel | PeftModel) -> Features:
     """The feature cache of a run; every rank calls this, and the first one decides.
 
     Args:
-        settings: of the run.
-        prepared: the samples and the model's small files.
-        plans: the rows of each split.
+        context: of the run.
         model: set up for training, its weights still as loaded.
-        args: of transformers, for the device and the number of ranks.
-        precision: of the arithmetic.
-        sharded: whether ranks hold shards of each other's weights.
-        resumed: whether the run that is resumed had one; None for a new run.
 
     Raises:
         ConfigError: if it is asked for and impossible, or there is no room for it.
     """
+    settings, prepared, args = context.settings, context.prepared, context.args
     said: list[Any] = [None]
     if is_main_process():
         try:
-            said = [_decide(settings, prepared, plans, model, args, precision, sharded, resumed)]
+            said = [_decide(context, model)]
         except OSError as error:  # the other ranks wait for an answer
             reason = f"{store_folder()} cannot be used: {error}"
             wanted = settings.train.feature_cache == "on"
@@ -108,35 +91,27 @@ def open_features(
     normalizer = PixelNormalizer(prepared.files).to(args.device)
     base = _base(model)
     merge_size = prepared.encoder.geometry.merge_size
-    cache = FeatureCache(base, normalizer, merge_size, precision, FeatureReader(folder, shape), writer)
+    cache = FeatureCache(base, normalizer, merge_size, context.precision, FeatureReader(folder, shape), writer)
     return Features(agreed.decision, FeatureReader(folder, shape), cache)
 
 
-def _decide(
-    settings: RunSettings,
-    prepared: Prepared,
-    plans: dict[Split, Plan],
-    model: PreTrainedModel | PeftModel,
-    args: TrainingArguments,
-    precision: torch.dtype,
-    sharded: bool,
-    resumed: bool | None,
-) -> _Agreed:
+def _decide(context: TrainingContext, model: PreTrainedModel | PeftModel) -> _Agreed:
+    settings, prepared = context.settings, context.prepared
     train = settings.train
     if train.feature_cache == "off":
         return _Agreed(Decision(False, "feature cache off: as set"))
-    family = prepared.files.family
-    reason = refusal(learns=learning_parts(model, family), sharded=sharded)
+    family = context.family
+    reason = refusal(learns=learning_parts(model, family), sharded=context.sharded)
     if reason is not None:
         error = f"train.feature_cache: on, but {reason}" if train.feature_cache == "on" else ""
         return _Agreed(Decision(False, f"feature cache off: {reason}"), error=error)
-    about = describe_tower(model, prepared.files, precision, args.device)
+    about = describe_tower(model, prepared.files, context.precision, context.args.device)
     key = tower_key(model, family, about)
     folder, shape = store_folder() / key, feature_shape(model.config)
-    found = forecast(settings, plans, prepared.corpora, shape, FeatureReader(folder, shape))
+    found = forecast(settings, context.plans, prepared.corpora, shape, FeatureReader(folder, shape))
     room = measure_room(train)
     try:
-        decision = decide(train, found, room, resumed=resumed)
+        decision = decide(train, found, room, resumed=context.start.state.get("feature_cache"))
     except ConfigError as error:
         return _Agreed(Decision(False, ""), error=str(error))
     if decision.on:

@@ -15,17 +15,15 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from triptych.errors import DataError, ModelError, Problem
-from triptych.family.family import Family
 from triptych.forward.batch import Batch
 from triptych.forward.flops import FlopCounter, device_peak
 from triptych.forward.row_forward import RowForward
 from triptych.model.parts import plain_name
-from triptych.planning.plan import Plan
 from triptych.recovery import checkpoints, resources
-from triptych.recovery.resume import Start, lost_samples
+from triptych.recovery.resume import lost_samples
 from triptych.run.prepare import REJECTED, append_rejected
 from triptych.run.reporter import Reporter
-from triptych.run.settings import RunSettings
+from triptych.training.context import TrainingContext
 from triptych.training.steps import StepRows
 
 if TYPE_CHECKING:
@@ -56,27 +54,24 @@ class RowTrainer(Trainer):
         self,
         *args: Any,
         model: PreTrainedModel | PeftModel,
+        context: TrainingContext,
         forward: RowForward,
-        family: Family,
-        settings: RunSettings,
         rates: Mapping[str, float],
-        plan: Plan,
         out: Reporter,
-        start: Start | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model, *args, data_collator=only_row, **kwargs)  # type: ignore[misc]
+        super().__init__(model, context.args, *args, data_collator=only_row, **kwargs)  # type: ignore[misc]
         # The loss is divided by the whole step's supervised tokens here, so Trainer must not divide it again.
         self.loss_is_scaled_for_ga = True
         self.forward = forward
         self.forward.normalizer.to(self.args.device)
-        self.settings = settings
+        self.settings = context.settings
         self.rates = rates
-        self.plan = plan
+        self.plan = context.plans["train"]
         self.out = out
-        self.start = start
-        self.output = Path(settings.output)
-        self.lost = set[str]() if start is None or start.checkpoint is None else lost_samples(self.output)
+        self.start = context.start
+        self.output = context.output
+        self.lost = set[str]() if self.start.checkpoint is None else lost_samples(self.output)
         """Origins of the samples that were lost during the run"""
         self.stop_asked: str | None = None
         """Name of the signal after which all ranks end with this step"""
@@ -85,7 +80,7 @@ class RowTrainer(Trainer):
         self._seal: checkpoints.Seal | None = None
         """Of the checkpoint that is being written"""
         self.meter = Meter()
-        self.counter = FlopCounter(model, family, model.config)
+        self.counter = FlopCounter(model, context.family, model.config)
         self.peak = device_peak()
 
     def get_batch_samples(
@@ -104,12 +99,12 @@ class RowTrainer(Trainer):
             self.meter.images += len(batch.image_grid_thw)
             self.meter.known += batch.known_images
             self.meter.supervised += len(batch.targets)
-        signalled = self.start is not None and self.start.stop.name is not None
+        signalled = self.start.stop.name is not None
         sums = torch.tensor([sum(len(batch.targets) for batch in batches), signalled], device=device)
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums, "sum")
             # A signal reaches ranks at different times; what all of them saw before this step counts.
-            self.stop_asked = ((self.start and self.start.stop.name) or "SIGTERM") if sums[1] else None
+            self.stop_asked = (self.start.stop.name or "SIGTERM") if sums[1] else None
         return inputs, sums[0].clamp(min=1)
 
     def compute_loss(
@@ -170,7 +165,7 @@ class RowTrainer(Trainer):
 
     def signal_to_stop(self) -> str | None:
         """Name of the signal after which the run ends with this step, on all ranks; None to go on."""
-        if self.args.world_size > 1 or self.start is None:
+        if self.args.world_size > 1:
             return self.stop_asked
         return self.start.stop.name
 
@@ -279,7 +274,7 @@ class RowTrainer(Trainer):
         """The state of optimizer and schedule; learning rate and decay are this start's where they were changed."""
         now = [(group.get("initial_lr"), group.get("weight_decay")) for group in self._groups()]
         super()._load_optimizer_and_scheduler(checkpoint)
-        changed = {change.name for change in self.start.changes} if self.start is not None else set()
+        changed = {change.name for change in self.start.changes}
         if checkpoint is None or not changed & {"train.learning_rate", "train.weight_decay"}:
             return
         for group, (rate, decay) in zip(self._groups(), now, strict=True):
