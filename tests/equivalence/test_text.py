@@ -14,7 +14,6 @@ import pytest
 import tiny
 from equivalence import oracle
 from triptych.commands.encode import encode
-from triptych.commands.options import SourceOptions
 from triptych.quickstart.tiny import make_tiny_tokenizer
 
 Turns = list[tuple[str, str]]
@@ -148,7 +147,7 @@ def encode_records(media: Path, model: Path, tmp_path: Path) -> Any:
         status = encode(
             [str(oracle.write_records(tmp_path, records))],
             model=str(model),
-            source=SourceOptions(str(media)),
+            media_dir=str(media),
             min_pixels=None,
             max_pixels=None,
             out=out,

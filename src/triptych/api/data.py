@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych.compat.loading import open_run
 from triptych.corpus.corpus import Corpus, load_or_build
 from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.executor import LocalEngine
@@ -136,7 +138,7 @@ def load_run(run: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] |
     """Read a run file, or settings in memory; no side effects.
 
     Args:
-        run: path of a YAML file, or its content.
+        run: path of a YAML file, also one of LLaMA-Factory's, or the content of a native one.
         overrides: settings by their dotted names: ``{"train.epochs": 3}``.
 
     Raises:
@@ -145,7 +147,10 @@ def load_run(run: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] |
     changes = [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()]
     if isinstance(run, Mapping):
         return Run(run_file.from_mapping(run, changes), tuple(changes))
-    return Run(run_file.load(run, changes), tuple(changes))
+    opened = open_run(run, changes)
+    if opened.tool is not None:
+        logging.getLogger("triptych").info("%s", opened.said(run))
+    return Run(opened.settings, opened.overrides)
 
 
 def check(

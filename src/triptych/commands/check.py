@@ -8,15 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import orjson
 
-from triptych.commands.options import SourceOptions
+from triptych.compat.loading import open_for
 from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.executor import Engine
 from triptych.errors import ConfigError, printable_json
 from triptych.family.family import read_model_files
-from triptych.run import run_file
 from triptych.run.prepare import SPLITS, index_sources, make_encoder
-from triptych.run.reporter import report_line
+from triptych.run.reporter import Reporter, report_line
 from triptych.sources.records import Source
 from triptych.terminal import Terminal
 
@@ -24,10 +23,11 @@ from triptych.terminal import Terminal
 def check(
     arguments: Sequence[str],
     *,
-    source: SourceOptions | None = None,
+    media_dir: str | None,
     as_json: bool,
     everything: bool = False,
     deep: bool = False,
+    allow_remote: bool = False,
     engine: Engine | None = None,
 ) -> int:
     """Examine a run file's sources, or data files, and print what was found.
@@ -36,10 +36,11 @@ def check(
 
     Args:
         arguments: a run file and ``key=value`` settings, or data files and globs.
-        source: how data files are read.
+        media_dir: folder that relative image paths start from, for data files.
         as_json: print the result as JSON on standard output.
         everything: print every problem, not only some of each code.
         deep: decode every image, not only its header; what decoded once is remembered until the file changes.
+        allow_remote: read URLs, for data files.
         engine: where the work is done; the cores of this machine by default.
 
     Returns:
@@ -50,7 +51,7 @@ def check(
         ModelError: if the run file's model folder cannot be used.
     """
     out = Terminal()
-    splits, encoder = _what_to_check(arguments, source or SourceOptions())
+    splits, encoder = _what_to_check(arguments, media_dir, allow_remote, out)
     corpora: list[Corpus] = []
     report = CheckReport()
     for name, sources in splits.items():
@@ -89,16 +90,18 @@ def _print(out: Terminal, corpora: Sequence[Corpus], report: CheckReport, *, wit
         out.line(f"tokens per sample: {spread}, longest {tokens.max():,}")
 
 
-def _what_to_check(arguments: Sequence[str], options: SourceOptions) -> tuple[dict[str, list[Source]], Encoder | None]:
+def _what_to_check(
+    arguments: Sequence[str], media_dir: str | None, allow_remote: bool, out: Reporter
+) -> tuple[dict[str, list[Source]], Encoder | None]:
     run_files = [name for name in arguments if name.endswith((".yaml", ".yml"))]
     if not run_files:
-        return {"data": [options.source(arguments)]}, None
+        return {"data": [Source(tuple(arguments), media_dir, allow_remote=allow_remote)]}, None
     overrides = [name for name in arguments if name not in run_files]
     if len(run_files) > 1 or any("=" not in name for name in overrides):
         raise ConfigError("give one run file (with key=value settings), or data files, not both")
-    if options.given():
-        raise ConfigError(f"{', '.join(options.given())}: for data files; a run file has settings for it")
-    settings = run_file.load(run_files[0], overrides)
+    if media_dir is not None or allow_remote:
+        raise ConfigError("--media-dir and --allow-remote go with data files; a run file has settings for them")
+    settings = open_for(run_files[0], overrides, out).settings
     files = read_model_files(settings.model.path)
     splits = {f"data.{split}": settings.sources(split) for split in SPLITS if settings.sources(split)}
     return splits, make_encoder(files, settings)

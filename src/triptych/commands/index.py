@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from triptych.compat.loading import open_for
 from triptych.corpus.executor import Engine, LocalEngine
 from triptych.errors import ConfigError
-from triptych.run import run_file
 from triptych.run.prepare import SPLITS, prepare
 from triptych.terminal import Terminal
 
@@ -24,7 +24,7 @@ def index(
         DataError: with all problems, under ``data.on_error: stop``.
     """
     out = Terminal()
-    settings = run_file.load(run, overrides)
+    settings = open_for(run, overrides, out).settings
     chosen = _engine(engine, workers, address)
     began = time.monotonic()
     prepared = prepare(settings, SPLITS, out, chosen, rejected=False)

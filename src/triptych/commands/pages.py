@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from triptych.compat.loading import open_for
 from triptych.recovery.output_folder import model_to_evaluate
-from triptych.run import run_file
 from triptych.run.prepare import prepare
 from triptych.terminal import Terminal
 
@@ -20,7 +20,7 @@ def evaluate(run: Path, overrides: Sequence[str], checkpoints: Sequence[Path], *
         ModelError: if a model cannot be loaded.
     """
     out = Terminal()
-    settings = run_file.load(run, overrides)
+    settings = open_for(run, overrides, out).settings
     folders = [model_to_evaluate(settings, checkpoint) for checkpoint in checkpoints or (None,)]
     prepared = prepare(settings, ("eval",), out, rejected=False)
     if base:

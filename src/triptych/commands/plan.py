@@ -15,12 +15,12 @@ import orjson
 from numpy.typing import NDArray
 from rich.table import Table
 
+from triptych.compat.loading import open_for
 from triptych.corpus.corpus import Corpus
 from triptych.errors import TriptychError
 from triptych.planning.balance import idle_share
 from triptych.planning.cost import SampleCost, model_cost
 from triptych.planning.plan import Plan
-from triptych.run import run_file
 from triptych.run.prepare import Prepared, plan_training, prepare, rows_per_rank, train_mixture
 from triptych.run.settings import RunSettings
 from triptych.terminal import Terminal, table
@@ -66,7 +66,7 @@ def plan(run: Path, overrides: Sequence[str], options: PlanOptions) -> None:
         TriptychError: if the largest row does not fit the device's memory in the dry run.
     """
     out = Terminal()
-    settings = run_file.load(run, overrides)
+    settings = open_for(run, overrides, out).settings
     prepared = prepare(settings, ("train",), out, rejected=False)
     # The model's shapes come from transformers: only now that the data is known to be right.
     from triptych.estimate.devices import find_target

@@ -24,15 +24,17 @@ def train(run: Path, overrides: Sequence[str], *, resume: bool) -> int:
 
 
 def _train(run: Path, overrides: Sequence[str], stop: stopping.Stop, *, resume: bool) -> int:
+    from triptych.compat.loading import open_for
     from triptych.recovery.resume import FinishedError
     from triptych.recovery.start import starting
-    from triptych.run import run_file
     from triptych.terminal import Terminal
 
     out = Terminal()
-    settings = run_file.load(run, overrides)
+    opened = open_for(run, overrides, out)
+    settings, given = opened.settings, opened.overrides
+    resume = resume or (opened.goes_on and _can_go_on(Path(settings.output)))
     try:
-        with starting(settings, out, resuming=resume, overrides=overrides, stop=stop) as (settings, prepared, start):
+        with starting(settings, out, resuming=resume, overrides=given, stop=stop) as (settings, prepared, start):
             # torch and transformers take seconds to import: only now that the data is known to be right.
             from triptych.training.train import train as run_training
 
@@ -43,3 +45,11 @@ def _train(run: Path, overrides: Sequence[str], stop: stopping.Stop, *, resume: 
         return 0
     out.line(f"model: {final}")
     return 0
+
+
+def _can_go_on(output: Path) -> bool:
+    """Whether the output folder holds a checkpoint of Triptych's; those of other tools are no start for it."""
+    from triptych.recovery import checkpoints
+    from triptych.recovery.resume import RUN_FILE
+
+    return any((folder / RUN_FILE).exists() for _, folder in checkpoints.found(output))

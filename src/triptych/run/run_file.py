@@ -16,6 +16,7 @@ from triptych.errors import ConfigError
 from triptych.run.settings import RunSettings
 from triptych.run.settings.errors import explain
 from triptych.sources import storage
+from triptych.sources.lists.entries import expand
 
 PLACED = ("train", "eval")
 """Lists of sources in the group ``data``."""
@@ -29,29 +30,39 @@ MAX_VALUES = 100_000
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
-    """Read a run file and apply ``key=value`` overrides such as ``train.epochs=3``.
+    """Read a native run file and apply ``key=value`` overrides such as ``train.epochs=3``.
 
     Relative paths in the file start from its folder; those of overrides from the current one, as on any command line.
 
     Raises:
         ConfigError: naming the file, the key and, for an unknown key, the nearest known one.
     """
+    content = read(path)
+    return _validated(_from_folder(content, Path(path).parent), overrides, str(path))
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """What a YAML file of settings holds, as it stands there.
+
+    Raises:
+        ConfigError: if it cannot be read, or holds no settings.
+    """
     try:
         with Path(path).open("rb") as file:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise ConfigError(f"{path} is over {MAX_BYTES:,} bytes: that is no run file")
-        content = _parsed(text.decode())
+        content = parsed(text.decode())
     except OSError as error:
         raise ConfigError(f"cannot read the run file {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that is none
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} is not a run file: it holds no settings")
-    return _validated(_from_folder(content, Path(path).parent), overrides, str(path))
+    return content
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
     """The value of a YAML text.
 
     Raises:
@@ -80,29 +91,41 @@ def _count(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
     return known[node]
 
 
-def from_mapping(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSettings:
-    """Settings in memory, as a run file would hold them.
+def from_mapping(content: Mapping[str, Any], overrides: Sequence[str] = (), name: str = "settings") -> RunSettings:
+    """Settings in memory, as a run file would hold them; ``name`` is what messages call them.
 
     Raises:
         ConfigError: naming the key and, for an unknown key, the nearest known one.
     """
-    return _validated(copy.deepcopy(dict(content)), overrides, "settings")
+    return _validated(copy.deepcopy(dict(content)), overrides, name)
 
 
 def _validated(content: dict[str, Any], overrides: Sequence[str], name: str) -> RunSettings:
     for override in overrides:
         _override(content, override)
     try:
-        return RunSettings.model_validate(content)
+        return RunSettings.model_validate(_with_listed_data(content))
     except ValidationError as error:
         raise ConfigError("\n".join(f"{name}: {line}" for line in explain(error, RunSettings))) from error
 
 
+def _with_listed_data(content: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose sources are all spelt out: those of lists of data sets, ``{info: FILE, name: NAME}``, too."""
+    data = content.get("data")
+    if not isinstance(data, dict):
+        return content
+    lists = {split: expand(data[split]) for split in PLACED if isinstance(data.get(split), list)}
+    return {**content, "data": {**data, **lists}}
+
+
 def to_yaml(settings: RunSettings) -> str:
     """The resolved run file: every setting, readable again by ``load`` from any folder, so its paths are absolute."""
-    return yaml.dump(
-        absolute_paths(settings.model_dump(mode="json")), Dumper=_Dumper, sort_keys=False, allow_unicode=True
-    )
+    return dumped(absolute_paths(settings.model_dump(mode="json")))
+
+
+def dumped(content: Mapping[str, Any]) -> str:
+    """Settings as YAML that reads back the same."""
+    return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Loader(yaml.SafeLoader):
@@ -124,7 +147,7 @@ def _override(content: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"{override!r} is not an override; write key=value, for example train.epochs=3")
     try:
-        value = _parsed(text)
+        value = parsed(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
     *groups, last = key.split(".")
@@ -212,6 +235,8 @@ def _source(source: Any, place: Callable[[str], str]) -> Any:
     if not isinstance(source, dict):
         return source
     result = dict(source)
+    if isinstance(source.get("info"), str):
+        result["info"] = place(source["info"])
     path = source.get("path")
     if isinstance(path, str):
         result["path"] = place(path)

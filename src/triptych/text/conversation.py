@@ -68,7 +68,9 @@ class _RecordReader(TurnReader):
 
     def __init__(self, naming: Naming, record: Record) -> None:
         super().__init__(naming, record.origin)
-        self.data = record.data
+        # What the source leaves out on purpose is as if it were not there.
+        left = naming.ignored
+        self.data = {key: value for key, value in record.data.items() if key not in left} if left else record.data
         self.source = naming.source
 
     def read(self) -> Conversation:
@@ -159,8 +161,8 @@ class _RecordReader(TurnReader):
         if self.source.roles == "alternate":
             for position, (one, two) in enumerate(pairwise(turns), 1):
                 if one.role == two.role:
-                    advice = "join the two turns, or write `roles: merge` in the source (joined by a line break)"
-                    message = f"two {two.role} turns in a row; {advice} or `roles: keep` (or give --roles)"
+                    advice = "join the two turns, or write `roles: merge` (joined by a line break) or `roles: keep`"
+                    message = f"two {two.role} turns in a row; {advice} in the source"
                     self.fail("role-order", message, turn=first + position)
                     return
         if not turns or turns[-1].role != "assistant":

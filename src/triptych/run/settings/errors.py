@@ -9,6 +9,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from triptych.run.settings.synonyms import meant
+
 
 def explain(error: ValidationError, settings: type[BaseModel]) -> Iterator[str]:
     """One line per defect of a run file, its key first; an unknown key comes with the nearest known one."""
@@ -19,14 +21,24 @@ def explain(error: ValidationError, settings: type[BaseModel]) -> Iterator[str]:
             where.append(str(last))
         key = ".".join(where)
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(where[-1], _keys(settings, where[:-1]), n=1, cutoff=0.5)
-            yield f"unknown setting `{key}`" + (f"; did you mean `{near[0]}`?" if near else "")
+            yield f"unknown setting `{key}`{_suggestion(where, settings)}"
         elif item["type"] == "missing":
             yield f"`{key}` is missing"
         else:
             found = _found(item["input"])
             message = item["msg"].removeprefix("Value error, ")
             yield f"`{key}`: {message}" + (f" (found {found})" if 0 < len(found) < 60 else "") if key else message
+
+
+def _suggestion(where: Sequence[str], settings: type[BaseModel]) -> str:
+    """The known name that is nearest, in the same group, or in another one, or by its meaning."""
+    here = _keys(settings, where[:-1])
+    near = difflib.get_close_matches(where[-1], here, n=1, cutoff=0.85)
+    elsewhere = None if near else meant(where[-1], settings)
+    if elsewhere is not None:
+        return f"; its name here is `{elsewhere}`"
+    near = difflib.get_close_matches(where[-1], here, n=1, cutoff=0.5)
+    return f"; did you mean `{near[0]}`?" if near else ""
 
 
 def _found(value: Any) -> str:

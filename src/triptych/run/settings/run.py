@@ -79,9 +79,23 @@ class RunSettings(Settings):
         return [source.source(allow_remote=self.data.allow_remote) for source in sources]
 
 
+LISTED: dict[str, Any] = {
+    "info": {"type": "string", "description": "Instead of `path`: a list of data sets, such as dataset_info.json."},
+    "name": {
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+        "description": "Data sets of `info`; each becomes a source.",
+    },
+}
+"""What names data sets of a list; ``sources/lists`` puts their sources in its place before settings are read."""
+
+
 def json_schema() -> str:
     """JSON Schema of the run file, for editors."""
     schema = RunSettings.model_json_schema()
     batch = schema["properties"]["batch"]
     batch["anyOf"] = [{"$ref": batch.pop("$ref")}, {"const": "auto"}]
+    source = schema["$defs"]["SourceSettings"]
+    source["properties"] |= LISTED
+    source["required"].remove("path")
+    source["anyOf"] = [{"required": ["path"]}, {"required": ["info"]}]
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

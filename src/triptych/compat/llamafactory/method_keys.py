@@ -1,0 +1,177 @@
+"""Keys of LLaMA-Factory's fine-tuning and generation arguments."""
+
+from __future__ import annotations
+
+from triptych.compat.llamafactory.key import Rows, becomes, group
+
+_OTHER_STAGE = "belongs to preference or reward training; Triptych does supervised fine-tuning"
+_OTHER_LOSS = "the loss is plain cross entropy; leave it out"
+_ONLY_GENERATION = "answers are greedy in `triptych eval`, and `triptych chat` has its own options"
+
+METHOD: Rows = {
+    "stage": becomes("only `sft`; any other stage is refused", "sft"),
+    "finetuning_type": becomes(
+        "`model.train`: `lora` (the default), `full`; `freeze` is `full` with `model.freeze`; `oft` is refused", "lora"
+    ),
+    "lora_rank": becomes("`model.lora.rank`", 8),
+    "lora_alpha": becomes("`model.lora.alpha`; default, and for 0, twice the rank", kind="whole"),
+    "lora_dropout": becomes("`model.lora.dropout`", 0.0),
+    "lora_target": becomes(
+        "`model.lora.targets`: `all` is all linear layers of what is not frozen, never the projector; names are ends "
+        "of names here and parts of names there, so a name that is no whole one is refused",
+        "all",
+        "names",
+    ),
+    "use_rslora": becomes("`model.lora.rslora`", False),
+    "use_dora": becomes("`model.lora.dora`", False),
+    "additional_target": becomes(
+        "`model.full`: `visual.merger` is the merger, `visual` tower and merger; other modules are refused",
+        kind="names",
+    ),
+    "freeze_vision_tower": becomes(
+        "`model.freeze: [vision]`, the default there. The deepstack mergers of Qwen3-VL count as vision there and as "
+        "`merger` here",
+        True,
+    ),
+    "freeze_multi_modal_projector": becomes("`model.freeze: [merger]`, the default there", True),
+    "freeze_language_model": becomes("`model.freeze: [language]`, with embedding and head", False),
+    "freeze_trainable_layers": becomes(
+        "with `finetuning_type: freeze`: the last so many layers of the language model learn, the first for a negative "
+        "number; embedding, norm and head do not",
+        2,
+    ),
+    "freeze_trainable_modules": becomes("only `all`: whole layers are frozen, not modules of them", "all", "names"),
+    "disable_shuffling": becomes("`train.shuffle: false`: samples in the order of the files", False),
+    **group("refused", "whole layers are frozen, not single modules; see `model.freeze`", freeze_extra_modules=None),
+    **group("refused", "all adapters learn at one rate; leave it out", loraplus_lr_ratio=None),
+    **group("unneeded", "only with `loraplus_lr_ratio`", loraplus_lr_embedding=1e-6),
+    **group("refused", "adapters start from random and zero weights; leave it out", pissa_init=False),
+    **group("unneeded", "only with `pissa_init`", pissa_iter=16, pissa_convert=False),
+    **group(
+        "refused",
+        "merge the adapter first (`triptych export`), then train a new one on the merged folder",
+        create_new_adapter=False,
+    ),
+    **group(
+        "unneeded",
+        "only with `finetuning_type: oft`",
+        module_dropout=0.0,
+        oft_rank=0,
+        oft_block_size=32,
+        oft_target="all",
+    ),
+    **group(
+        "stage",
+        _OTHER_STAGE,
+        pref_beta=0.1,
+        pref_ftx=0.0,
+        pref_bco_weight=0.0,
+        pref_loss="sigmoid",
+        dpo_label_smoothing=0.0,
+        kto_chosen_weight=1.0,
+        kto_rejected_weight=1.0,
+        simpo_gamma=0.5,
+        ppo_buffer_size=1,
+        ppo_epochs=4,
+        ppo_score_norm=False,
+        ppo_target=6.0,
+        ppo_whiten_rewards=False,
+        ref_model=None,
+        ref_model_adapters=None,
+        ref_model_quantization_bit=None,
+        reward_model=None,
+        reward_model_adapters=None,
+        reward_model_quantization_bit=None,
+        reward_model_type="lora",
+        ld_alpha=None,
+    ),
+    **group("refused", "use `optim: galore_adamw` instead (`train.hf.optim`)", use_galore=False),
+    **group(
+        "unneeded",
+        "only with `use_galore`",
+        galore_target="all",
+        galore_rank=16,
+        galore_update_interval=200,
+        galore_scale=2.0,
+        galore_proj_type="std",
+        galore_layerwise=False,
+    ),
+    **group("refused", "use `optim: apollo_adamw` instead (`train.hf.optim`)", use_apollo=False),
+    **group(
+        "unneeded",
+        "only with `use_apollo`",
+        apollo_target="all",
+        apollo_rank=16,
+        apollo_update_interval=200,
+        apollo_scale=32.0,
+        apollo_proj="random",
+        apollo_proj_type="std",
+        apollo_scale_type="channel",
+        apollo_layerwise=False,
+        apollo_scale_front=False,
+    ),
+    **group("refused", "there is no such optimizer; `optim: adamw_8bit` saves memory too", use_badam=False),
+    **group(
+        "unneeded",
+        "only with `use_badam`",
+        badam_mode="layer",
+        badam_start_block=None,
+        badam_switch_mode="ascending",
+        badam_switch_interval=50,
+        badam_update_ratio=0.05,
+        badam_mask_mode="adjacent",
+        badam_verbose=0,
+    ),
+    **group("refused", "there is no such optimizer; see `optim`", use_adam_mini=False, use_muon=False),
+    **group("refused", "no layers are added; use `finetuning_type: freeze` or lora", use_llama_pro=False),
+    **group(
+        "refused",
+        "shard the model with `fsdp` or `deepspeed` instead",
+        use_mca=False,
+        use_megatron_bridge=False,
+        use_hyper_parallel=False,
+        hyper_parallel_args=None,
+    ),
+    **group("unneeded", "only with `use_hyper_parallel`", hyper_parallel_cp_size=1),
+    **group("refused", _OTHER_LOSS, use_dft_loss=False, use_asft_loss=False, use_eaft_loss=False),
+    **group("unneeded", "only with its loss, which is refused", asft_alpha=0.1, eaft_alpha=1.0),
+    **group("refused", "trained weights are kept in float32; use `bf16: true`", pure_bf16=False),
+    **group("dropped", "`triptych eval` scores answers instead of tokens", compute_accuracy=False),
+    **group("refused", "training ends after its epochs or `max_steps`; leave it out", early_stopping_steps=None),
+    **group(
+        "unneeded",
+        "always so: loss.png is drawn and tokens per second are logged",
+        plot_loss=False,
+        include_effective_tokens_per_second=False,
+    ),
+    **group("dropped", "loss and rates go to log.jsonl and TensorBoard", use_swanlab=False),
+    **group(
+        "unneeded",
+        "only with `use_swanlab`",
+        swanlab_project="llamafactory",
+        swanlab_workspace=None,
+        swanlab_run_name=None,
+        swanlab_mode="cloud",
+        swanlab_api_key=None,
+        swanlab_logdir=None,
+        swanlab_lark_webhook_url=None,
+        swanlab_lark_secret=None,
+    ),
+}
+
+GENERATION: Rows = {
+    "max_new_tokens": becomes("`eval.max_new_tokens`", 1024),
+    **group(
+        "unneeded",
+        _ONLY_GENERATION,
+        do_sample=True,
+        temperature=0.95,
+        top_p=0.7,
+        top_k=50,
+        num_beams=1,
+        max_length=1024,
+        repetition_penalty=1.0,
+        length_penalty=1.0,
+        skip_special_tokens=True,
+    ),
+}
