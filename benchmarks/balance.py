@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from headers import SIZES
 from packing import FILES, MAX_PIXELS, TOKENS_PER_WORD, draw_lengths
+from triptych.family.shapes import read_shapes
 from triptych.images.geometry import Geometry
 from triptych.planning.balance import idle_share
 from triptych.planning.cost import SampleCost, model_cost
@@ -52,6 +53,7 @@ MERGE = 4
 
 # As in the released config.json.
 QWEN2_VL_2B: dict[str, Any] = {
+    "model_type": "qwen2_vl",
     "hidden_size": 1536,
     "intermediate_size": 8960,
     "num_attention_heads": 12,
@@ -155,8 +157,9 @@ def cases(samples: int) -> Iterator[Case]:
             ("samples", BatchSpec(samples=4)),
         ):
             for tower, settings in TOWERS.items():
-                cost = model_cost(ModelSettings(path="Qwen/Qwen2-VL-2B-Instruct", **settings).recipe, QWEN2_VL_2B)
-                assert cost is not None
+                cost = model_cost(
+                    ModelSettings(path="Qwen/Qwen2-VL-2B-Instruct", **settings).recipe, read_shapes(QWEN2_VL_2B)
+                )
                 for rows_per_rank in ROWS_PER_RANK:
                     for ranks in RANKS:
                         yield simulate((name, kind, tower), work, batch, cost, rows_per_rank, ranks)

@@ -35,6 +35,7 @@ import torch
 import transformers
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from triptych.family.shapes import read_shapes
 from triptych.forward.batch import Batch, RowFeatures, build_batch
 from triptych.forward.feature_cache import FeatureCache, FeatureWriter
 from triptych.forward.flops import FlopCounter
@@ -133,7 +134,11 @@ class Parts:
         files = self.prepared.files
         model = load_model(self.settings.model)
         self.model = set_up_training(model, files.family, self.settings.model, torch.float32)
-        shape, normalizer, merge = feature_shape(model.config), PixelNormalizer(files), files.geometry.merge_size
+        shape, normalizer, merge = (
+            feature_shape(read_shapes(model.config.to_dict())),
+            PixelNormalizer(files),
+            files.geometry.merge_size,
+        )
         self.reader = FeatureReader(cache / "parts", shape)
         self.writer = FeatureWriter(cache / "parts", 10**10)
         self.plain = RowForward(normalizer)

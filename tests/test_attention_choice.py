@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 import torch
-from transformers import AutoConfig
 
 import tiny
 from triptych.errors import ConfigError
+from triptych.family.family import read_model_files
+from triptych.family.shapes import ModelShapes, read_shapes
 from triptych.forward.attention import IMPLEMENTATIONS, AttentionSupport, choose_attention, find_attention_support
 from triptych.run.prepare import prepare
 from triptych.run.reporter import LogReporter
@@ -25,13 +25,10 @@ AMPERE = AttentionSupport("cuda", (8, 0), EVERYTHING)
 CPU = AttentionSupport("cpu")
 
 
-def config(**text: Any) -> SimpleNamespace:
-    """The parts of a config that matter: those of Qwen2-VL-2B."""
-    shapes = {"hidden_size": 1536, "num_attention_heads": 12, "layer_types": ["full_attention"] * 28}
-    return SimpleNamespace(
-        text_config=SimpleNamespace(**{**shapes, **text}),
-        vision_config=SimpleNamespace(embed_dim=1280, hidden_size=1536, num_heads=16),
-    )
+def config(**text: Any) -> ModelShapes:
+    """Shapes of Qwen2-VL-2B, but for two layers only."""
+    language = {"hidden_size": 1536, "num_attention_heads": 12, "num_hidden_layers": 2}
+    return read_shapes({"model_type": "qwen2_vl", "text_config": {**language, **text}})
 
 
 def test_every_setting_has_an_implementation() -> None:
@@ -116,7 +113,7 @@ def test_the_tower_loops_where_it_would_be_told_where_samples_start() -> None:
 def test_a_cpu_offers_nothing_that_needs_a_gpu(small_model_dir: Path) -> None:
     support = find_attention_support(torch.device("cpu"))
     assert support == CPU
-    chosen = choose_attention("auto", support, AutoConfig.from_pretrained(small_model_dir), torch.float32)
+    chosen = choose_attention("auto", support, read_model_files(str(small_model_dir)).shapes, torch.float32)
     assert str(chosen) == "attention: sample_sdpa"
 
 

@@ -66,7 +66,7 @@ def test_two_ranks_with_rows_dealt_by_cost_are_one(small_model_dir: Path, tmp_pa
     path = tiny.write_run(tmp_path, small_model_dir, data, **settings)
     loaded = load(path)
     prepared = prepare(loaded, ("train",), Terminal())
-    cost = model_cost(loaded.model.recipe, prepared.files.config)
+    cost = model_cost(loaded.model.recipe, prepared.files.shapes)
     alone, shared = (plan_training(loaded, prepared.corpora["train"], world, cost) for world in (1, 2))
     whole = len(alone) // 4 * 4
     assert any(alone.row(number).tolist() != shared.row(number).tolist() for number in range(whole))

@@ -435,17 +435,26 @@ def test_a_server_is_given_room_for_images_that_only_training_made_smaller(expor
     run = exported["full"].run
     options = {"new_tokens": 10}
     plain = serving.demands(
-        run.corpora.values(), run.files.template(), run.geometry, run.files.config, shrunk=False, **options
+        run.corpora.values(),
+        run.files.template(),
+        run.geometry,
+        run.files.shapes.language.positions,
+        shrunk=False,
+        **options,
     )
     assert plain.tokens == max(int(corpus.lengths.tokens.max()) for corpus in run.corpora.values())
     shrunk = serving.demands(
-        run.corpora.values(), run.files.template(), run.geometry, run.files.config, shrunk=True, **options
+        run.corpora.values(),
+        run.files.template(),
+        run.geometry,
+        run.files.shapes.language.positions,
+        shrunk=True,
+        **options,
     )
     assert shrunk.tokens > plain.tokens
     assert any("made smaller" in note for note in serving.notes(shrunk, run.geometry))
     assert not any("made smaller" in note for note in serving.notes(plain, run.geometry))
-    narrow = {**run.files.config, "text_config": {"max_position_embeddings": 50}}
-    tight = serving.demands(run.corpora.values(), run.files.template(), run.geometry, narrow, shrunk=False, **options)
+    tight = serving.demands(run.corpora.values(), run.files.template(), run.geometry, 50, shrunk=False, **options)
     assert "--max-model-len 50" in serving.vllm("a folder", tight)
     assert "'a folder'" in serving.vllm("a folder", tight)
 
@@ -535,7 +544,12 @@ def test_a_server_is_told_to_leave_thinking_out_where_no_learned_answer_thinks(
     prepared = prepare(settings, ("train",), Terminal())
     files = prepared.files
     wanted = serving.demands(
-        prepared.corpora.values(), files.template(), files.geometry, files.config, new_tokens=8, shrunk=False
+        prepared.corpora.values(),
+        files.template(),
+        files.geometry,
+        files.shapes.language.positions,
+        new_tokens=8,
+        shrunk=False,
     )
     told = "--default-chat-template-kwargs '{\"enable_thinking\": false}'" in serving.vllm("out", wanted)
     assert told is not thoughtful

@@ -75,21 +75,6 @@ def test_a_missing_or_damaged_file_is_named(folder: Path, name: str, defect: str
         read_model_files(str(folder)).template()
 
 
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [
-        ("config.json", "vision_config"),
-        ("config.json", "model_type"),
-        ("preprocessor_config.json", "size"),
-        ("preprocessor_config.json", "image_mean"),
-    ],
-)
-def test_an_incomplete_file_is_refused(folder: Path, name: str, key: str) -> None:
-    edit(folder / name, lambda content: content.pop(key))
-    with pytest.raises(ModelError, match=str(folder)):
-        read_model_files(str(folder))
-
-
 @pytest.mark.parametrize("model_type", ["llama", None, 5, ["qwen2_vl"], {}])
 def test_another_family_is_refused_with_those_that_are_known(folder: Path, model_type: Any) -> None:
     edit(folder / "config.json", lambda content: content.update(model_type=model_type))

@@ -22,6 +22,7 @@ from test_distributed import launch
 from test_train import LORA, log, losses, weights
 from test_train import run as train_run
 from triptych.errors import ConfigError, DataError
+from triptych.family.shapes import read_shapes
 from triptych.forward.batch import Batch, RowFeatures, build_batch
 from triptych.forward.feature_cache import FeatureCache, FeatureWriter, image_features
 from triptych.forward.isolation import choose_isolation
@@ -74,7 +75,7 @@ class Rows:
         self.model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(model_folder)
         for parameter in self.model.model.visual.parameters():
             parameter.requires_grad_(False)
-        self.shape = feature_shape(self.model.config)
+        self.shape = feature_shape(read_shapes(self.model.config.to_dict()))
         self.folder = folder / "store"
         normalizer = PixelNormalizer(self.prepared.files)
         isolation = choose_isolation(self.prepared.files.family, torch.device("cpu"))
@@ -504,7 +505,7 @@ def test_the_forecast_is_what_is_written(small_model_dir: Path, tmp_path: Path, 
     assert prepared.reports["train"].shrunk
     planned = plan_training(loaded, prepared.corpora["train"], 1)
     model = AutoModelForImageTextToText.from_pretrained(small_model_dir)
-    shape = feature_shape(model.config)
+    shape = feature_shape(read_shapes(model.config.to_dict()))
     found = forecast(loaded, {"train": planned}, prepared.corpora, shape)
     shown = [image for i in planned.samples.tolist() for image in prepared.corpora["train"].images(i)]
     assert found.uses == len(shown)

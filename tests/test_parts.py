@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import tiny
 from triptych.errors import ConfigError
 from triptych.family.family import FAMILIES, Family
-from triptych.family.recipe import layer_counts
 from triptych.family.selectors import Part, Place, check_nested, narrowest, parse_selector
+from triptych.family.shapes import read_shapes
 from triptych.forward.attention import IMPLEMENTATIONS, Attention
 from triptych.forward.batch import Batch, build_batch
 from triptych.forward.flops import FlopCounter
@@ -78,7 +78,7 @@ def test_places_follow_the_order_of_every_family(tmp_path: Path, family: str) ->
     base = tiny.write_model(tmp_path / "base", family=family)
     model = load_model(ModelSettings(path=str(base)))
     parts = PartMap(model, FAMILIES[family])
-    assert parts.counts == layer_counts(model.config.to_dict())
+    assert parts.counts == read_shapes(model.config.to_dict()).layers
     for name, _ in model.named_parameters():
         place = parts.place(name)
         layers = parts.counts[place.part]

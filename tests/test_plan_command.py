@@ -96,7 +96,7 @@ def test_how_long_ranks_wait_is_printed_where_there_are_several(
     settings = load(run_file, ("train.rows_per_step=8",))
     prepared = prepare(settings, ("train",), Terminal())
     corpus = prepared.corpora["train"]
-    cost = model_cost(settings.model.recipe, prepared.files.config)
+    cost = model_cost(settings.model.recipe, prepared.files.shapes)
     assert cost is not None
     balanced, drawn = (
         idle_share(plan_training(settings, corpus, 2, given).sums(corpus.costs(cost)), 8, 2) for given in (cost, None)

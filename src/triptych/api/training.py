@@ -51,7 +51,7 @@ def plan(run: Run, *, world_size: int = 1) -> RunPlan:
     """
     settings = run.settings
     prepared = _prepare(settings, ("train",))
-    cost = model_cost(settings.model.recipe, prepared.files.config)
+    cost = model_cost(settings.model.recipe, prepared.files.shapes)
     planned = plan_training(settings, prepared.corpora["train"], world_size, cost)
     return RunPlan(planned, len(planned), -(-len(planned) // settings.train.rows_per_step))
 

@@ -80,7 +80,7 @@ def plan(run: Path, overrides: Sequence[str], options: PlanOptions) -> None:
         forecast = forecast.changed(batch=settings.batch.model_dump())
     began = time.monotonic()
     rows_per_rank(settings, options.world_size)
-    cost = model_cost(settings.model.recipe, prepared.files.config)
+    cost = model_cost(settings.model.recipe, prepared.files.shapes)
     planned = plan_training(settings, corpus, options.world_size, cost)
     seconds = time.monotonic() - began
     view = PlanView(settings, prepared, planned, RowSums(corpus, planned), forecast, cost, options)
@@ -105,7 +105,7 @@ class PlanView:
         planned: Plan,
         rows: RowSums,
         forecast: Forecast,
-        cost: SampleCost | None,
+        cost: SampleCost,
         options: PlanOptions,
     ) -> None:
         from triptych.estimate.duration import estimate
@@ -119,9 +119,9 @@ class PlanView:
         self.row: RowSize = rows.size(self.worst)
         self.step: StepMemory = forecast.step(self.row)
         self.savings: list[Saving] = savings(forecast, self.row, longest(corpus).size)
-        self.costs = None if cost is None else planned.sums(corpus.costs(cost))
+        self.costs = planned.sums(corpus.costs(cost))
         self.duration: Duration = estimate(
-            None if self.costs is None else int(self.costs.sum()),
+            int(self.costs.sum()),
             rows,
             forecast.target,
             checkpointing=settings.train.gradient_checkpointing,
@@ -169,13 +169,11 @@ class PlanView:
         """What the dry run says of the estimates."""
         from triptych.estimate.duration import from_row
 
-        text = (
+        time = from_row(measured.seconds, int(self.costs[self.worst]), int(self.costs.sum()))
+        return (
             f"largest row, run on {measured.device}: loss {measured.loss:.4f}, {measured.seconds:.1f} s, "
-            f"peak memory {measured.peak_bytes / 1e9:,.2f} GB{measured.note}"
+            f"peak memory {measured.peak_bytes / 1e9:,.2f} GB{measured.note}\ntime:    {time}"
         )
-        if self.costs is None:
-            return text
-        return f"{text}\ntime:    {from_row(measured.seconds, int(self.costs[self.worst]), int(self.costs.sum()))}"
 
     def as_dict(self, measured: DryRun | None) -> dict[str, Any]:
         target, planned = self.forecast.target, self.planned
@@ -263,10 +261,8 @@ def _longest_table(corpus: Corpus) -> Table:
     return table("Longest samples", ("sample", "tokens", "patches", "images"), lines)
 
 
-def _idle_line(settings: RunSettings, corpus: Corpus, planned: Plan, world_size: int, cost: SampleCost | None) -> str:
+def _idle_line(settings: RunSettings, corpus: Corpus, planned: Plan, world_size: int, cost: SampleCost) -> str:
     """How long ranks wait for each other, if time is as FLOPs: at the end of steps, or of all rows where sharded."""
-    if cost is None:
-        return "ranks wait for each other: not known, since settings.json does not give the model's shapes"
     costs = corpus.costs(cost)
     dealt, drawn = (
         [idle_share(rows.sums(costs), wait, world_size) for wait in (settings.train.rows_per_step, world_size)]
@@ -292,7 +288,7 @@ def _features_line(settings: RunSettings, prepared: Prepared, forecast: Forecast
     reason = refusal(learns=learning_parts(forecast.model, prepared.files.family), sharded=False)
     if reason is not None:
         return f"feature cache off: {reason}"
-    shape = feature_shape(forecast.model.config)
+    shape = feature_shape(forecast.files.shapes)
     found = forecast_features(settings, {"train": planned}, prepared.corpora, shape)
     return decide(settings.train, found, measure_room(settings.train)).line
 

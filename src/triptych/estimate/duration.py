@@ -35,12 +35,12 @@ class Duration:
 
 
 def estimate(
-    costs: int | None, rows: RowSums, target: Target, *, checkpointing: bool, output: Path, ranks: int = 1
+    costs: int, rows: RowSums, target: Target, *, checkpointing: bool, output: Path, ranks: int = 1
 ) -> Duration:
     """Time of all rows: from an earlier log of this run where there is one, else from FLOPs and the device's peak.
 
     Args:
-        costs: of all rows together, millions of FLOPs; None where the model's shapes do not tell.
+        costs: of all rows together, millions of FLOPs.
         rows: of the run.
         target: the device; of several, each.
         checkpointing: whether activations are computed twice.
@@ -50,7 +50,7 @@ def estimate(
     rate = logged_rate(output / LOG) if target.here else None
     if rate is not None:
         return Duration(float(rows.tokens.sum()) / rate, f"{rate:,.0f} tokens/s, measured in {output / LOG}")
-    if costs is None or target.peak is None:
+    if target.peak is None:
         return Duration(None, f"{target.name} was not measured; --dry-run-worst runs a row")
     flops = costs * UNIT * (RECOMPUTED if checkpointing else 1)
     source = f"assumed: {ASSUMED_SHARE:.0%} of {target.peak / 1e12:,.0f} TFLOP/s; not measured"

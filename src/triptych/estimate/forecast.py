@@ -78,7 +78,7 @@ class Forecast:
         packed = set(quantised_weights(model, self.files.family)) if settings.model.train == "qlora" else set()
         attention = settings.model.attention
         if attention == "auto":  # a name that cannot work on this machine may still be planned with
-            attention = choose_attention("auto", self.target.support, model.config, self.target.precision).name
+            attention = choose_attention("auto", self.target.support, self.files.shapes, self.target.precision).name
         return MemoryModel(
             model,
             self.files.family,

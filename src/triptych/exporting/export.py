@@ -235,7 +235,7 @@ def run_needs(run: TrainedRun) -> serving.ServingNeeds:
         run.corpora.values(),
         run.files.template(),
         run.geometry,
-        run.files.config,
+        run.files.shapes.language.positions,
         new_tokens=run.settings.eval.max_new_tokens,
         shrunk=run.shrunk,
     )

@@ -6,7 +6,6 @@ import json
 import shlex
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -31,7 +30,7 @@ class ServingNeeds:
     """Longest answer, tokens."""
     shrunk: bool
     """Whether the run made images smaller than that to keep a budget of the sample; a server does not."""
-    context: int | None
+    context: int
     """Longest sequence that the model's positions allow, tokens."""
     skip_thinking: bool
     """Whether prompts must be told to leave thinking out, since no answer that was learned has any."""
@@ -39,21 +38,19 @@ class ServingNeeds:
     @property
     def length(self) -> int:
         """Tokens of the longest prompt and its answer."""
-        return (
-            self.tokens + self.new_tokens if self.context is None else min(self.tokens + self.new_tokens, self.context)
-        )
+        return min(self.tokens + self.new_tokens, self.context)
 
 
 def demands(
     corpora: Collection[Corpus],
     template: Template,
     geometry: Geometry,
-    config: dict[str, Any],
+    positions: int,
     *,
     new_tokens: int,
     shrunk: bool,
 ) -> ServingNeeds:
-    """What the samples of ``corpora`` ask of a server.
+    """What the samples of ``corpora`` ask of a server; ``positions`` is the longest sequence that the model takes.
 
     Where budgets of the sample made images smaller, their tokens at a server are not known without measuring again;
     then every image counts as many as ``geometry`` allows one.
@@ -67,9 +64,7 @@ def demands(
             lengths = lengths - seen + np.maximum(seen, corpus.image_counts * largest)
         tokens = max(tokens, int(lengths.max()))
         images = max(images, int(corpus.image_counts.max()))
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
-    context = (text or config).get("max_position_embeddings")
-    return ServingNeeds(images, tokens, new_tokens, shrunk, context, _skip_thinking(corpora, template))
+    return ServingNeeds(images, tokens, new_tokens, shrunk, positions, _skip_thinking(corpora, template))
 
 
 def _skip_thinking(corpora: Iterable[Corpus], template: Template) -> bool:
@@ -128,7 +123,7 @@ def notes(wanted: ServingNeeds, geometry: Geometry) -> list[str]:
             "takes every image at the limit per image: send such images already small, or lower `max_pixels`. "
             "`--max-model-len` counts every image at that limit."
         )
-    if wanted.context is not None and wanted.tokens + wanted.new_tokens > wanted.context:
+    if wanted.tokens + wanted.new_tokens > wanted.context:
         found.append(
             f"The longest sample and its answer would take {wanted.tokens + wanted.new_tokens:,} tokens; the model's "
             f"positions end at {wanted.context:,}."

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from triptych.errors import ModelError
-from triptych.family.folders import why_missing, why_no_model
+from triptych.family.folders import read_json, why_missing, why_no_model
+from triptych.family.image_processor import read_image_processor
+from triptych.family.shapes import ModelShapes, read_shapes
 from triptych.family.template_check import refused_orders, verify
 from triptych.images.geometry import Geometry
 from triptych.text.chat_template import ChatStyle, ChatTemplate, read_chat_template
@@ -69,6 +70,8 @@ class ModelFiles:
     image_std: tuple[float, float, float]
     config: dict[str, Any]
     """Content of ``config.json``."""
+    shapes: ModelShapes
+    """Its widths, depths and heads."""
     chat_template: ChatTemplate | None
     """None where the folder has none; then the family's released style is used."""
 
@@ -92,8 +95,8 @@ class ModelFiles:
         return template
 
     def _check_vocabulary(self, largest: int) -> None:
-        rows = self.config.get("text_config", self.config).get("vocab_size", self.config.get("vocab_size"))
-        if isinstance(rows, int) and largest >= rows:
+        rows = self.shapes.language.vocabulary
+        if largest >= rows:
             raise ModelError(
                 f"{self.folder}: the tokenizer has ids up to {largest:,}, but the model's embedding has {rows:,} rows; "
                 "tokens that were added need rows: model.resize_token_embeddings(len(tokenizer)), then save both"
@@ -113,7 +116,7 @@ def read_model_files(path: str) -> ModelFiles:
         ModelError: if the folder or a file of it is missing, or the family is not supported.
     """
     folder = _local_folder(path)
-    config = _read_json(folder, "config.json", path)
+    config = read_json(folder, "config.json", path)
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ModelError(f"{path}: model_type {model_type!r} is not supported; these are: {', '.join(FAMILIES)}")
@@ -121,29 +124,27 @@ def read_model_files(path: str) -> ModelFiles:
         raise ModelError(
             f"{path} has no tokenizer.json; save it with AutoTokenizer.from_pretrained(...).save_pretrained"
         )
-    processor = _image_processor(folder, path)
+    processor = read_image_processor(folder, path)
     try:
-        vision = config["vision_config"]
-        size = processor.get("size") or {}
-        geometry = Geometry(
-            patch_size=vision["patch_size"],
-            merge_size=vision["spatial_merge_size"],
-            temporal_patch_size=vision["temporal_patch_size"],
-            # Older files name the limits min_pixels and max_pixels, newer ones keep them in `size`.
-            min_pixels=processor.get("min_pixels") or size["shortest_edge"],
-            max_pixels=processor.get("max_pixels") or size["longest_edge"],
-        )
-        mean, std = tuple(processor["image_mean"]), tuple(processor["image_std"])
-    except KeyError as error:
-        raise ModelError(f"{path}: no {error} in its config files; it is not a complete model folder") from error
+        shapes = read_shapes(config)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    geometry = Geometry(
+        patch_size=shapes.vision.patch_size,
+        merge_size=shapes.vision.merge_size,
+        temporal_patch_size=shapes.vision.temporal_patch_size,
+        min_pixels=processor.min_pixels,
+        max_pixels=processor.max_pixels,
+    )
     chat = read_chat_template(folder)
     return ModelFiles(
         folder=folder,
         family=FAMILIES[model_type],
         geometry=geometry,
-        image_mean=mean,
-        image_std=std,
+        image_mean=processor.mean,
+        image_std=processor.std,
         config=config,
+        shapes=shapes,
         chat_template=None if chat is None else ChatTemplate(chat, path),
     )
 
@@ -165,26 +166,3 @@ def _local_folder(path: str) -> Path:
         raise ModelError(
             f"{path!r} is neither a model folder{why_missing(path)} nor reachable on the hub: {error}"
         ) from error
-
-
-def _image_processor(folder: Path, path: str) -> dict[str, Any]:
-    """Settings of the image processor, wherever this version of transformers saved them."""
-    if (folder / "processor_config.json").exists():
-        nested = _read_json(folder, "processor_config.json", path).get("image_processor")
-        if isinstance(nested, dict):
-            return nested
-    return _read_json(folder, "preprocessor_config.json", path)
-
-
-def _read_json(folder: Path, name: str, path: str) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} has no {name}: it is not a complete model folder") from error
-    except OSError as error:
-        raise ModelError(f"cannot read {path}/{name}: {error.strerror}") from error
-    except ValueError as error:
-        raise ModelError(f"{path}/{name} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}/{name} is not a JSON object")
-    return content

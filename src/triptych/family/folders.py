@@ -96,6 +96,30 @@ def adapter_base(folder: Path) -> str | None:
     return str(found) if found else None
 
 
+def read_json(folder: Path, name: str, path: str) -> dict[str, Any]:
+    """A file of a model folder that holds a JSON object.
+
+    Args:
+        folder: where it is.
+        name: of the file.
+        path: the model as the user named it; for messages.
+
+    Raises:
+        ModelError: if it is missing, cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} has no {name}: it is not a complete model folder") from error
+    except OSError as error:
+        raise ModelError(f"cannot read {path}/{name}: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelError(f"{path}/{name} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}/{name} is not a JSON object")
+    return content
+
+
 def _near(path: Path) -> str:
     """Folders beside a missing one with a similar name."""
     try:

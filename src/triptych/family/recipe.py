@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from triptych.errors import ConfigError
 from triptych.family.selectors import PARTS, Part, Place, Span, check_nested, narrowest, spans
@@ -100,22 +100,6 @@ def check_rates(recipe: Recipe, rates: Iterable[str], counts: Mapping[Part, int]
         if not any(recipe.learns(place) for place in _places(span, counts)):
             raise ConfigError(f"{setting}: nothing learns in {span.text}, so a rate for it would do nothing")
     return found
-
-
-def layer_counts(config: Mapping[str, Any]) -> dict[Part, int] | None:
-    """Layers of every part by the content of ``config.json``; None if it does not say."""
-    text, vision = config.get("text_config") or config, config.get("vision_config") or {}
-    language, blocks = text.get("num_hidden_layers"), vision.get("depth")
-    if not isinstance(language, int) or not isinstance(blocks, int):
-        return None
-    return {"vision": blocks, "merger": 0, "language": language}
-
-
-def has_experts(config: Mapping[str, Any]) -> bool:
-    """Whether ``config.json`` is that of a mixture of experts."""
-    text = config.get("text_config") or config
-    # Both spellings are released.
-    return bool(text.get("num_experts") or text.get("num_local_experts"))
 
 
 def _something_learns(recipe: Recipe, counts: Mapping[Part, int]) -> None:

@@ -11,6 +11,7 @@ import torch
 from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from triptych.errors import ConfigError
+from triptych.family.shapes import SLIDING, ModelShapes, read_shapes
 from triptych.forward.attention_kernels import SAMPLE_SDPA, VARLEN, VISION_VARLEN, SampleBounds, register
 from triptych.run.settings import AttentionName
 
@@ -118,7 +119,8 @@ def install_attention(
 
     ``model`` is as transformers loaded it; for the other arguments and what is raised see `choose_attention`.
     """
-    attention = choose_attention(setting, find_attention_support(device), model.config, precision, recurrent=recurrent)
+    shapes = read_shapes(model.config.to_dict())
+    attention = choose_attention(setting, find_attention_support(device), shapes, precision, recurrent=recurrent)
     attention.install(model)
     return attention
 
@@ -129,14 +131,19 @@ def keeps_mask(name: AttentionName) -> bool:
 
 
 def choose_attention(
-    setting: AttentionName, support: AttentionSupport, config: Any, precision: torch.dtype, *, recurrent: bool = False
+    setting: AttentionName,
+    support: AttentionSupport,
+    shapes: ModelShapes,
+    precision: torch.dtype,
+    *,
+    recurrent: bool = False,
 ) -> Attention:
     """The attention to train with.
 
     Args:
         setting: ``model.attention``.
         support: what there is.
-        config: of the model.
+        shapes: of the model.
         precision: of the arithmetic.
         recurrent: whether the model is told where samples start under transformers' own names (see isolation.py),
             which the vision tower needs for the bounds of images when it takes them in one call.
@@ -145,13 +152,13 @@ def choose_attention(
         ConfigError: if ``setting`` names what cannot work here.
     """
     if setting != "auto":
-        reason = _why_not(setting, support, config, precision)
+        reason = _why_not(setting, support, shapes, precision)
         if reason:
             raise ConfigError(f"model.attention: {setting} {reason}; use another, or auto")
         return _attention(setting, "as set", recurrent)
     passed: list[str] = []
     for name in ON_CUDA if support.device == "cuda" else ELSEWHERE:
-        reason = _why_not(name, support, config, precision)
+        reason = _why_not(name, support, shapes, precision)
         if not reason:
             break
         passed.append(f"{name} {reason}")
@@ -163,11 +170,10 @@ def _attention(name: AttentionName, reason: str, recurrent: bool) -> Attention:
     return Attention(name, text, "sdpa" if recurrent and "flash" in vision else vision, reason)
 
 
-def _why_not(name: AttentionName, support: AttentionSupport, config: Any, precision: torch.dtype) -> str:
+def _why_not(name: AttentionName, support: AttentionSupport, shapes: ModelShapes, precision: torch.dtype) -> str:
     """Why ``name`` cannot be used, or nothing."""
-    text, vision = config.text_config, config.vision_config
     if name in ("varlen", "sample_sdpa"):
-        if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
+        if SLIDING in shapes.language.kinds:
             return "has no sliding windows, which this model's layers use"
         if name == "sample_sdpa":
             return ""
@@ -183,16 +189,10 @@ def _why_not(name: AttentionName, support: AttentionSupport, config: Any, precis
         return f"is not written for compute capability {capability[0]}.{capability[1]}"
     if precision not in (torch.bfloat16, torch.float16):
         return f"computes in bfloat16 or float16, not in {str(precision).removeprefix('torch.')}"
-    if name != "flash_attention_2" and getattr(text, "attention_dropout", None):
+    if name != "flash_attention_2" and shapes.language.attention_dropout:
         return "has no dropout, which this model's attention uses"
     if name == "varlen":
-        odd = [width for width in _head_widths(text, vision) if width % 8 or width > LARGEST_HEAD]
+        widths = (shapes.language.head_width, shapes.vision.head_width)
+        odd = [width for width in widths if width % 8 or width > LARGEST_HEAD]
         return f"takes no heads of width {odd[0]}" if odd else ""
     return ""
-
-
-def _head_widths(text: Any, vision: Any) -> tuple[int, int]:
-    # Qwen2-VL says embed_dim where the others say hidden_size, and names no width of a head.
-    own: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    width: int = getattr(vision, "embed_dim", None) or vision.hidden_size
-    return own, width // vision.num_heads

@@ -10,8 +10,8 @@ from torch import nn
 
 from triptych.family.family import Family
 from triptych.family.selectors import PARTS, Part, Place
+from triptych.family.shapes import read_shapes
 from triptych.forward.batch import Batch
-from triptych.forward.memory import experts_per_token
 from triptych.model.parts import HEAD, PartMap, role, values_of
 
 # Dense bfloat16 matrix-product rate, FLOP/s, from the makers' data sheets; keyed by a part of the device's name.
@@ -50,11 +50,12 @@ class FlopCounter:
     """
 
     def __init__(self, model: nn.Module, family: Family, config: Any) -> None:
-        text, vision = config.text_config, config.vision_config
+        shapes = read_shapes(config.to_dict())
+        text, vision = shapes.language, shapes.vision
         parts = PartMap(model, family)
         lowest = min((_depth(parts.place(name)) for name, p in model.named_parameters() if p.requires_grad))
         # A token goes through some of the experts only.
-        used = experts_per_token(text) / text.num_experts if experts_per_token(text) else 1.0
+        used = text.experts_per_token / text.experts if text.experts else 1.0
         self.passes = dict.fromkeys((*PARTS, "head"), 0.0)
         for name, parameter in model.named_parameters():
             looked_up = "embed_tokens" in name or "pos_embed" in name
@@ -68,14 +69,11 @@ class FlopCounter:
             self.passes[key] += 2 * weights * (1 + inputs + parameter.requires_grad)
         if not self.passes["head"]:  # tied to the embedding
             learns = any(p.requires_grad and "embed_tokens" in name for name, p in model.named_parameters())
-            self.passes["head"] = 2.0 * text.vocab_size * text.hidden_size * (2 + learns)
+            self.passes["head"] = 2.0 * text.vocabulary * text.width * (2 + learns)
         # Layers with a recurrent state cost nothing that grows with the square of the length.
-        kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
-        attending = [layer for layer, kind in enumerate(kinds) if kind != "linear_attention"]
-        self.text_attention = 2 * text.hidden_size * _attention_passes("language", attending, lowest)
-        width = getattr(vision, "embed_dim", None) or vision.hidden_size
-        self.vision_attention = 4 * width * _attention_passes("vision", range(vision.depth), lowest)
-        self.merge = vision.spatial_merge_size**2
+        self.text_attention = 2 * text.width * _attention_passes("language", text.attending, lowest)
+        self.vision_attention = 4 * vision.width * _attention_passes("vision", range(vision.depth), lowest)
+        self.merge = vision.merge_size**2
 
     def row(self, batch: Batch) -> float:
         """FLOPs of one forward and backward pass over ``batch``, recomputation not counted."""

@@ -13,6 +13,7 @@ from torch import nn
 
 from triptych.family.family import Family
 from triptych.family.selectors import PARTS, Part, Place
+from triptych.family.shapes import LINEAR, LanguageShape, VisionShape, read_shapes
 from triptych.forward.attention import keeps_mask
 from triptych.forward.head_loss import default_limit, tokens_at_once
 from triptych.model.parts import HEAD, PartMap
@@ -100,8 +101,8 @@ class MemoryModel:
         )
         parts = PartMap(model, family)
         learning = [parts.place(name) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        self._vocabulary: int = config.text_config.vocab_size
-        self._width: int = config.text_config.hidden_size
+        shapes = read_shapes(config.to_dict())
+        self._vocabulary, self._width = shapes.language.vocabulary, shapes.language.width
         limit = default_limit(torch.device("cuda")) if logits_limit is None else logits_limit
         self._logits_at_once = tokens_at_once(limit, self._vocabulary)
         self._head_learns = any(
@@ -110,43 +111,39 @@ class MemoryModel:
         )
         masked = keeps_mask(attention)
         normed = any(".q_norm." in name for name, _ in model.named_parameters())
-        self._count_language(config.text_config, learning, normed=normed, masked=masked, checkpointing=checkpointing)
-        self._count_vision(config.vision_config, learning, checkpointing=checkpointing)
+        self._count_language(shapes.language, learning, normed=normed, masked=masked, checkpointing=checkpointing)
+        self._count_vision(shapes.vision, learning, checkpointing=checkpointing)
         adapters = _adapter_values(model, parts, self._bytes)
         self._per_token += _at_once(adapters["language"], checkpointing=checkpointing)
         self._per_patch += _at_once(adapters["vision"], checkpointing=checkpointing)
-        self._per_patch += sum(adapters["merger"].values()) // config.vision_config.spatial_merge_size**2
+        self._per_patch += sum(adapters["merger"].values()) // shapes.vision.merge_size**2
 
     def _count_language(
-        self, text: Any, learning: list[Place], *, normed: bool, masked: bool, checkpointing: bool
+        self, text: LanguageShape, learning: list[Place], *, normed: bool, masked: bool, checkpointing: bool
     ) -> None:
-        kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
-        each = [self._layer(text, kind, normed=normed, repeats=masked) for kind in kinds]
+        each = [self._layer(text, kind, normed=normed, repeats=masked) for kind in text.kinds]
         # Where the images' side learns, gradients go through all layers on their way to it.
         alone = all(place.part == "language" for place in learning)
         first = max(0, min(place.layer for place in learning)) if alone else 0
-        inputs = len(kinds) * text.hidden_size * FLOAT32
+        inputs = text.layers * text.width * FLOAT32
         self._per_token = inputs + max(each) if checkpointing else sum(each[first:])
-        attending = sum(kind != "linear_attention" for kind in kinds[first:])
+        attending = sum(layer >= first for layer in text.attending)
         self._per_pair = self._bytes * (1 if checkpointing else attending) if masked else 0
 
-    def _layer(self, text: Any, kind: str, *, normed: bool, repeats: bool) -> int:
+    def _layer(self, text: LanguageShape, kind: str, *, normed: bool, repeats: bool) -> int:
         """Bytes that a language layer keeps of a token, masks aside."""
-        shared = 4 * text.hidden_size * FLOAT32 + 4 * mlp_width(text) * self._bytes
+        shared = 4 * text.width * FLOAT32 + 4 * text.mlp_width * self._bytes
         # What is sent to the experts and what comes back.
-        shared += 2 * experts_per_token(text) * text.hidden_size * self._bytes
-        if kind == "linear_attention":
-            values = text.linear_num_value_heads * text.linear_value_head_dim
-            return int(shared + values * (LINEAR_ATTENTION + 16 * self._bytes))
-        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        norms = 2 * FLOAT32 * head * (text.num_attention_heads + text.num_key_value_heads) if normed else 0
-        states = 5.0 if repeats else 3 + 2 * text.num_key_value_heads / text.num_attention_heads
-        return int(shared + (2 + states) * text.hidden_size * self._bytes + norms)
+        shared += 2 * text.experts_per_token * text.width * self._bytes
+        if kind == LINEAR:
+            return shared + text.linear_value_width * (LINEAR_ATTENTION + 16 * self._bytes)
+        norms = 2 * FLOAT32 * text.head_width * (text.heads + text.key_heads) if normed else 0
+        states = 5.0 if repeats else 3 + 2 * text.key_heads / text.heads
+        return int(shared + (2 + states) * text.width * self._bytes + norms)
 
-    def _count_vision(self, vision: Any, learning: list[Place], *, checkpointing: bool) -> None:
-        width = getattr(vision, "embed_dim", None) or vision.hidden_size
-        inner = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
-        block = (12 * width + 3 * inner) * self._bytes
+    def _count_vision(self, vision: VisionShape, learning: list[Place], *, checkpointing: bool) -> None:
+        width = vision.width
+        block = (12 * width + 3 * vision.mlp_width) * self._bytes
         first = min((place.layer for place in learning if place.part == "vision"), default=vision.depth)
         kept = vision.depth - max(0, first)
         self._per_patch = 3 * width * self._bytes if any(place.part != "language" for place in learning) else 0
@@ -179,19 +176,6 @@ class MemoryModel:
         at_once = np.minimum(supervised, self._logits_at_once) * self._vocabulary * 2 * FLOAT32
         gradients = supervised * self._width * FLOAT32 + self._head_learns * self._vocabulary * self._width * FLOAT32
         return np.asarray(at_once + gradients)
-
-
-def mlp_width(text: Any) -> int:
-    """Width of a language layer's MLP as one token meets it: of a mixture, its active experts together."""
-    if experts_per_token(text) == 0:
-        return int(text.intermediate_size)
-    shared = getattr(text, "shared_expert_intermediate_size", None) or 0
-    return int(text.moe_intermediate_size * experts_per_token(text) + shared)
-
-
-def experts_per_token(text: Any) -> int:
-    """Experts that a token goes through; 0 for a dense model."""
-    return int(getattr(text, "num_experts_per_tok", None) or 0)
 
 
 def _adapter_values(model: nn.Module, parts: PartMap, size: int) -> dict[Part, dict[int, int]]:

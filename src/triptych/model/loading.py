@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesCo
 from triptych.errors import ConfigError, ModelError
 from triptych.family.family import ModelFiles
 from triptych.family.folders import check_not_quantised
+from triptych.family.image_processor import IMAGE_PROCESSOR, PROCESSOR
 from triptych.images.geometry import Geometry
 from triptych.model.intact import load_whole
 from triptych.run.settings import ModelSettings
@@ -29,11 +30,11 @@ PROCESSOR_FILES = (
     "merges.txt",
     "chat_template.json",
     "chat_template.jinja",
-    "preprocessor_config.json",
-    "processor_config.json",
+    IMAGE_PROCESSOR,
+    PROCESSOR,
     "video_preprocessor_config.json",
 )
-CHANGED_FILES = ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
+CHANGED_FILES = (IMAGE_PROCESSOR, PROCESSOR, "tokenizer_config.json")
 
 
 def load_model(
@@ -136,17 +137,26 @@ class ProcessorFiles:
         if name == "tokenizer_config.json":
             # Prompts of a batch end together where their answers begin.
             return {**content, "padding_side": "left"}
-        return self._limited(content)
+        if name == IMAGE_PROCESSOR:
+            return {**content, **self._images()}
+        if isinstance(content.get("image_processor"), dict):
+            return {**content, "image_processor": {**content["image_processor"], **self._images()}}
+        return content
 
-    def _limited(self, content: dict[str, Any]) -> dict[str, Any]:
-        if isinstance(content.get("image_processor"), dict):  # processor_config.json nests it
-            return {**content, "image_processor": self._limited(content["image_processor"])}
-        if "image_mean" not in content:
-            return content
-        # Both spellings: older releases of transformers and vLLM read the first, newer ones the second.
-        limits = {"min_pixels": self.geometry.min_pixels, "max_pixels": self.geometry.max_pixels}
-        size = {"shortest_edge": self.geometry.min_pixels, "longest_edge": self.geometry.max_pixels}
-        return {**content, **limits, "size": size}
+    def _images(self) -> dict[str, Any]:
+        """How training read images, in full: what a file leaves out means other numbers to other releases."""
+        geometry = self.geometry
+        return {
+            # Both spellings: older releases of transformers and vLLM read the first, newer ones the second.
+            "min_pixels": geometry.min_pixels,
+            "max_pixels": geometry.max_pixels,
+            "size": {"shortest_edge": geometry.min_pixels, "longest_edge": geometry.max_pixels},
+            "patch_size": geometry.patch_size,
+            "merge_size": geometry.merge_size,
+            "temporal_patch_size": geometry.temporal_patch_size,
+            "image_mean": list(self.files.image_mean),
+            "image_std": list(self.files.image_std),
+        }
 
 
 def choose_precision(settings: ModelSettings) -> torch.dtype:

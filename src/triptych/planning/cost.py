@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.family.recipe import Recipe, layer_counts
+from triptych.family.recipe import Recipe
 from triptych.family.selectors import PARTS, Part, Place
+from triptych.family.shapes import LINEAR, LanguageShape, ModelShapes, VisionShape
 from triptych.planning.plan import Lengths
 
 UNIT = 1_000_000
@@ -53,29 +53,20 @@ class SampleCost:
         return np.rint((language + vision) / UNIT).astype(np.int64)
 
 
-def model_cost(recipe_of: Callable[[Mapping[Part, int]], Recipe], config: Mapping[str, Any]) -> SampleCost | None:
-    """What a run's samples cost by the content of ``config.json``; None if that does not give the model's shapes.
+def model_cost(recipe_of: Callable[[Mapping[Part, int]], Recipe], shapes: ModelShapes) -> SampleCost:
+    """What a run's samples cost.
 
     Args:
         recipe_of: gives what learns, for the number of layers of each part.
-        config: the content of ``config.json``.
+        shapes: of the model.
 
     Raises:
         ConfigError: if what is to learn does not fit the model.
     """
-    counts = layer_counts(config)
-    if counts is None:
-        return None
-    passes = _Passes(recipe_of(counts), counts)
-    try:
-        text = config.get("text_config") or config
-        token, token_pair = _language(text, passes)
-        tied = config.get("tie_word_embeddings") or text.get("tie_word_embeddings")
-        target = 2 * text["vocab_size"] * text["hidden_size"] * passes.head(tied=bool(tied))
-        patch, patch_pair = _vision(config["vision_config"], passes)
-    except KeyError:
-        return None
-    return SampleCost(token, token_pair, target, patch, patch_pair)
+    passes = _Passes(recipe_of(shapes.layers), shapes.layers)
+    language = shapes.language
+    target = 2 * language.vocabulary * language.width * passes.head(tied=language.tied)
+    return SampleCost(*_language(language, passes), target, *_vision(shapes.vision, passes))
 
 
 class _Passes:
@@ -111,63 +102,36 @@ def _depth(place: Place) -> tuple[int, int]:
     return PARTS.index(place.part), place.layer
 
 
-def _language(text: Mapping[str, Any], passes: _Passes) -> tuple[float, float]:
+def _language(text: LanguageShape, passes: _Passes) -> tuple[float, float]:
     """FLOPs per token and per pair of tokens; 2 per weight and pass."""
-    width = text["hidden_size"]
-    kinds: Sequence[str] = text.get("layer_types") or ["full_attention"] * passes.counts["language"]
-    mlp = 3 * width * _mlp_width(text)
+    mlp = 3 * text.width * text.mlp_width
     token = 2 * sum(
-        (_mixer_weights(text, kind, gated="linear_attention" in kinds) + mlp) * passes.weights("language", layer)
-        for layer, kind in enumerate(kinds)
+        (_mixer_weights(text, kind) + mlp) * passes.weights("language", layer) for layer, kind in enumerate(text.kinds)
     )
-    attending = [layer for layer, kind in enumerate(kinds) if kind != "linear_attention"]
-    heads = text["num_attention_heads"]
     # Scores and sums take 4 per value, pair and pass; causal attention has half of the pairs.
-    token_pair = 2 * heads * _head_dim(text) * passes.attention("language", attending)
+    token_pair = 2 * text.heads * text.head_width * passes.attention("language", text.attending)
     return token, token_pair
 
 
-def _mixer_weights(text: Mapping[str, Any], kind: str, *, gated: bool) -> int:
+def _mixer_weights(text: LanguageShape, kind: str) -> int:
     """Weights of what mixes the tokens of a language layer, attention or a recurrent state."""
-    width = text["hidden_size"]
-    if kind == "linear_attention":
-        keys = text["linear_num_key_heads"] * text["linear_key_head_dim"]
-        values = text["linear_num_value_heads"] * text["linear_value_head_dim"]
-        return int(width * (2 * keys + 3 * values + 2 * text["linear_num_value_heads"]))
-    queries, shared = text["num_attention_heads"], text["num_key_value_heads"]
+    if kind == LINEAR:
+        return text.width * (2 * text.linear_key_width + 3 * text.linear_value_width + 2 * text.linear_value_heads)
     # Beside recurrent layers (Qwen3.5), a gate as wide as the queries goes with attention.
-    return int(width * _head_dim(text) * ((3 if gated else 2) * queries + 2 * shared))
+    queries = (3 if text.recurrent else 2) * text.heads
+    return text.width * text.head_width * (queries + 2 * text.key_heads)
 
 
-def _head_dim(text: Mapping[str, Any]) -> int:
-    return int(text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"])
-
-
-def _mlp_width(text: Mapping[str, Any]) -> int:
-    """Width of the MLP as one token meets it: of a mixture, its active experts together."""
-    experts = text.get("num_experts_per_tok") or 0
-    if not experts:
-        return int(text["intermediate_size"])
-    return int(text["moe_intermediate_size"] * experts + (text.get("shared_expert_intermediate_size") or 0))
-
-
-def _vision(vision: Mapping[str, Any], passes: _Passes) -> tuple[float, float]:
+def _vision(vision: VisionShape, passes: _Passes) -> tuple[float, float]:
     """FLOPs per patch and per pair of patches."""
-    depth, merged = passes.counts["vision"], vision["spatial_merge_size"] ** 2
-    # Qwen2-VL calls the tower's width embed_dim, and hidden_size what leaves the merger.
-    width = vision.get("embed_dim") or vision["hidden_size"]
-    out = vision.get("out_hidden_size") or vision["hidden_size"]
-    inner = vision.get("intermediate_size") or int(width * vision["mlp_ratio"])
-    matrices = 3 if vision.get("hidden_act") == "silu" else 2  # Qwen2.5-VL's is gated
-    block = 4 * width**2 + matrices * width * inner
-    embedding = 3 * vision["temporal_patch_size"] * vision["patch_size"] ** 2 * width
-    mergers = 1 + len(vision.get("deepstack_visual_indexes") or ())
-    merger = mergers * ((width * merged) ** 2 + width * merged * out) / merged
+    merged, width = vision.merge_size**2, vision.width
+    block = 4 * width**2 + (3 if vision.gated else 2) * width * vision.mlp_width
+    embedding = 3 * vision.temporal_patch_size * vision.patch_size**2 * width
+    merger = (1 + vision.taps) * ((width * merged) ** 2 + width * merged * vision.out_width) / merged
     patch = 2 * (
         embedding * passes.weights("vision", -1)
-        + block * sum(passes.weights("vision", layer) for layer in range(depth))
+        + block * sum(passes.weights("vision", layer) for layer in range(vision.depth))
         + merger * passes.weights("merger")
     )
     # Where most layers attend within windows, only the others grow with the square.
-    everywhere = vision.get("fullatt_block_indexes") or range(depth)
-    return patch, 4 * width * passes.attention("vision", everywhere)
+    return patch, 4 * width * passes.attention("vision", vision.everywhere)

@@ -187,8 +187,8 @@ def go_on(resumed: Resumed, prepared: Prepared, stop: Stop, out: Reporter) -> St
 
 def _record(settings: RunSettings, prepared: Prepared) -> Recorded:
     corpus = prepared.corpora["train"]
-    cost = model_cost(settings.model.recipe, prepared.files.config)
-    return data_identity.record(corpus, None if cost is None else corpus.costs(cost))
+    cost = model_cost(settings.model.recipe, prepared.files.shapes)
+    return data_identity.record(corpus, corpus.costs(cost))
 
 
 def _restore_rejected(start: Start, prepared: Prepared, output: Path, out: Reporter) -> None:

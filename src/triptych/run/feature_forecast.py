@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from triptych.corpus.corpus import Corpus
 from triptych.errors import ConfigError
+from triptych.family.shapes import ModelShapes
 from triptych.images import identity
 from triptych.images.cache_files import cache_folder
 from triptych.planning.plan import Plan
@@ -85,11 +85,9 @@ def store_folder() -> Path:
     return cache_folder() / "features"
 
 
-def feature_shape(config: Any) -> FeatureShape:
-    """The features of one token of a model, from its config of transformers."""
-    vision = config.vision_config
-    levels = 1 + len(getattr(vision, "deepstack_visual_indexes", None) or ())
-    return FeatureShape(levels, int(config.get_text_config().hidden_size))
+def feature_shape(shapes: ModelShapes) -> FeatureShape:
+    """The features of one token of a model."""
+    return FeatureShape(1 + shapes.vision.taps, shapes.language.width)
 
 
 def forecast(

@@ -82,7 +82,7 @@ def prepare(
     """
     files = read_model_files(settings.model.path)
     check_not_quantised(files.config, settings.model.path)
-    settings.check_model(files.config)
+    settings.check_model(files.shapes)
     encoder = make_encoder(files, settings)
     Path(settings.output).mkdir(parents=True, exist_ok=True)
     corpora: dict[Split, Corpus] = {}

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from triptych.family.family import Family
 from triptych.forward.isolation import Isolation, choose_isolation
 from triptych.model.loading import choose_precision
-from triptych.planning.cost import SampleCost, model_cost
+from triptych.planning.cost import model_cost
 from triptych.planning.plan import Plan, sequential_plan
 from triptych.recovery.resume import Start
 from triptych.run.environment import keep_freed_memory
@@ -74,7 +74,6 @@ def _plans(settings: RunSettings, prepared: Prepared, start: Start, world_size: 
     plans: dict[Split, Plan] = {"train": start.plan(settings, world_size)}
     held_out = prepared.corpora.get("eval")
     if held_out is not None:
-        cost: SampleCost | None = model_cost(settings.model.recipe, prepared.files.config)
-        costs = None if cost is None else held_out.costs(cost)
+        costs = held_out.costs(model_cost(settings.model.recipe, prepared.files.shapes))
         plans["eval"] = sequential_plan(held_out.lengths, settings.batch.spec(), world_size=world_size, costs=costs)
     return plans

@@ -86,7 +86,7 @@ def open_features(context: TrainingContext, model: PreTrainedModel | PeftModel) 
         raise ConfigError(agreed.error)
     if not agreed.decision.on:
         return Features(agreed.decision)
-    folder, shape = store_folder() / agreed.key, feature_shape(model.config)
+    folder, shape = store_folder() / agreed.key, feature_shape(prepared.files.shapes)
     writer = FeatureWriter(folder, agreed.room // args.world_size)
     normalizer = PixelNormalizer(prepared.files).to(args.device)
     base = _base(model)
@@ -107,7 +107,7 @@ def _decide(context: TrainingContext, model: PreTrainedModel | PeftModel) -> _Ag
         return _Agreed(Decision(False, f"feature cache off: {reason}"), error=error)
     about = describe_tower(model, prepared.files, context.precision, context.args.device)
     key = tower_key(model, family, about)
-    folder, shape = store_folder() / key, feature_shape(model.config)
+    folder, shape = store_folder() / key, feature_shape(prepared.files.shapes)
     found = forecast(settings, context.plans, prepared.corpora, shape, FeatureReader(folder, shape))
     room = measure_room(train)
     try:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
 from triptych.errors import ConfigError
-from triptych.family.recipe import ANY_COUNTS, check_rates, has_experts, layer_counts
+from triptych.family.recipe import ANY_COUNTS, check_rates
 from triptych.family.selectors import parse_selector
+from triptych.family.shapes import ModelShapes
 from triptych.run.hf_names import check_names
 from triptych.run.settings.base import Settings, in_pydantic
 from triptych.run.settings.data import DataSettings, SourceSettings
@@ -54,17 +54,15 @@ class RunSettings(Settings):
             in_pydantic(lambda: check_rates(self.model.recipe(ANY_COUNTS), rates, ANY_COUNTS))
         return self
 
-    def check_model(self, config: Mapping[str, Any]) -> None:
-        """Settle what learns against ``config.json``, before any weight is read.
+    def check_model(self, shapes: ModelShapes) -> None:
+        """Settle what learns against the model's shapes, before any weight is read.
 
         Raises:
             ConfigError: for layers or experts that the model does not have, or rates of layers that do not learn.
         """
-        if self.model.lora.experts and not has_experts(config):
+        if self.model.lora.experts and not shapes.language.experts:
             raise ConfigError(f"model.lora.experts: {self.model.path} is dense and has no experts; leave it out")
-        counts = layer_counts(config)
-        if counts is not None:
-            check_rates(self.model.recipe(counts), self.train.part_learning_rates, counts)
+        check_rates(self.model.recipe(shapes.layers), self.train.part_learning_rates, shapes.layers)
 
     def budget(self, merge_size: int) -> Budget:
         """Limits of one sample; a sample must also fit in a row."""
