@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from triptych.commands.cache import cache, entries
+from triptych.commands.environment import cache, entries
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
 from triptych.terminal import Terminal

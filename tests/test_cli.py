@@ -137,7 +137,7 @@ def test_no_line_of_plan_or_check_is_wider_than_the_terminal(
     monkeypatch.chdir(tmp_path)
     run = tiny.write_run(tmp_path, small_model_dir, tiny.write_dataset(tmp_path, 8), train={"rows_per_step": 2})
     plan(run, (), PlanOptions(world_size=2, gpu="12GB"))
-    assert check([str(run)], media_dir=None, as_json=False) == 0
+    assert check([str(run)], as_json=False) == 0
     lines = shown.getvalue().splitlines()
     assert any(line.startswith("memory:") for line in lines)
     assert max(map(len, lines)) <= width

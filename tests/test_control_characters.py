@@ -78,7 +78,7 @@ def test_check_of_hostile_records_prints_none(
     folder = tmp_path / hostile.replace("/", "")
     folder.mkdir()
     (folder / "data.json").write_text(json.dumps(records))
-    assert check([str(folder / "data.json")], media_dir=None, as_json=as_json) == 1
+    assert check([str(folder / "data.json")], as_json=as_json) == 1
     printed = "".join(stream.decode() for stream in capfdbinary.readouterr())
     assert "bad-shape" in printed
     assert raw(printed) == []

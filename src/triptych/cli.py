@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from triptych import __version__
+from triptych.commands.options import SourceOptions, takes_source
 from triptych.errors import TriptychError
 from triptych.run.environment import wait_asleep
 
@@ -33,7 +34,7 @@ triptych chat runs/first/final --image a.jpg    ask the result
 
 EXAMPLES = {
     "init": "triptych init --data data/train.json --model Qwen/Qwen3-VL-4B-Instruct --gpu 24GB",
-    "check": "triptych check data/train.json --media-dir data/images",
+    "check": "triptych check data/train.json --media-dir data/images --columns images=photos",
     "plan": "triptych plan run.yaml --gpu 24GB train.gradient_checkpointing=true",
     "train": "triptych train run.yaml train.epochs=2; several GPUs: accelerate launch -m triptych train run.yaml",
     "eval": "triptych eval run.yaml eval.limit=200",
@@ -73,11 +74,6 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run f
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to change, e.g. train.epochs=3.")
 ]
-MediaDir = Annotated[
-    str | None, typer.Option(help="Folder that relative image paths start from; default: each data file's folder.")
-]
-
-AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Read data files and images behind URLs.")]
 
 
 @app.callback()
@@ -137,23 +133,20 @@ def examples(
 
 
 @app.command(epilog=_example("check"))
+@takes_source
 def check(
     data: DataArgument,
-    media_dir: MediaDir = None,
+    source: SourceOptions,
     deep: Annotated[
         bool, typer.Option("--deep", help="Decode every image once, not only its header; remembered until it changes.")
     ] = False,
-    allow_remote: AllowRemote = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Print every problem, not only some of each code.")] = False,
 ) -> None:
     """Examine every record and every image header; exit 1 and show the problems if there are any."""
     from triptych.commands.check import check as run_check
 
-    code = run_check(
-        data, media_dir=media_dir, as_json=as_json, everything=everything, deep=deep, allow_remote=allow_remote
-    )
-    raise typer.Exit(code)
+    raise typer.Exit(run_check(data, source=source, as_json=as_json, everything=everything, deep=deep))
 
 
 @app.command(epilog=_example("index"))
@@ -173,30 +166,21 @@ def index(
 
 
 @app.command(epilog=_example("encode"))
+@takes_source
 def encode(
     data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Data files and globs.")],
+    source: SourceOptions,
     model: Annotated[str, typer.Option(help="Model folder or hub name; its weights are not read.")],
-    media_dir: MediaDir = None,
     min_pixels: Annotated[int | None, typer.Option(min=1, help="Smallest area of a resized image, px.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Largest area of a resized image, px.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write here instead of to standard output.")] = None,
     pixels: Annotated[Path | None, typer.Option(help="Also decode, and store pixel values in this .npz.")] = None,
-    allow_remote: AllowRemote = False,
 ) -> None:
     """Print one JSON line per sample: exactly what the model will see."""
     from triptych.commands.encode import encode as run_encode
 
-    code = run_encode(
-        data,
-        model=model,
-        media_dir=media_dir,
-        min_pixels=min_pixels,
-        max_pixels=max_pixels,
-        out=out,
-        pixels=pixels,
-        allow_remote=allow_remote,
-    )
-    raise typer.Exit(code)
+    limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+    raise typer.Exit(run_encode(data, model=model, source=source, out=out, pixels=pixels, **limits))
 
 
 @app.command(epilog=_example("plan"))
@@ -306,7 +290,7 @@ def chat(
 @app.command()
 def env() -> None:
     """Print what a bug report needs: versions, device, cache folder, packages outside the tried range."""
-    from triptych.commands.env import report
+    from triptych.commands.environment import report
 
     print("\n".join(report()))
 
@@ -318,7 +302,7 @@ def cache(
     ] = None,
 ) -> None:
     """Show what the cache folder holds and how much space it takes; all of it can be made again."""
-    from triptych.commands.cache import cache as show_cache
+    from triptych.commands.environment import cache as show_cache
 
     show_cache(prune=prune)
 

@@ -184,7 +184,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def reported(damaged: list[Damaged], capfd: pytest.CaptureFixture[str], *, deep: bool) -> dict[int, str]:
     """Number of the file -> code of its problem."""
     data = damaged[0].path.parent / "data.jsonl"
-    check([str(data)], media_dir=None, as_json=True, deep=deep, engine=LocalEngine(1))
+    check([str(data)], as_json=True, deep=deep, engine=LocalEngine(1))
     result = json.loads(capfd.readouterr().out)
     assert result["samples"] == len(damaged)
     codes = {problem["line"] - 1: problem["code"] for problem in result["problems"]}
@@ -249,7 +249,7 @@ def peak():  # kB; not ru_maxrss, which begins with what the parent held
     return int(status.split("VmHWM:")[1].split()[0])
 
 before = peak()
-check([sys.argv[1]], media_dir=None, as_json=True, deep=True, engine=LocalEngine(1))
+check([sys.argv[1]], as_json=True, deep=True, engine=LocalEngine(1))
 print(peak() - before, file=sys.stderr)
 """
 

@@ -21,6 +21,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 import tiny
 from equivalence import image_files, oracle
 from triptych.commands.encode import encode
+from triptych.commands.options import SourceOptions
 from triptych.images import measure, pixels
 from triptych.images.geometry import Geometry, share_tokens
 from triptych.text.conversation import ImageRef
@@ -67,7 +68,7 @@ def encoded(files: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFacto
         encode(
             [str(data)],
             model=str(model_dir),
-            media_dir=str(files),
+            source=SourceOptions(str(files)),
             min_pixels=least,
             max_pixels=most,
             out=out,

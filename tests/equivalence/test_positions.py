@@ -101,9 +101,7 @@ def test_positions_around_a_image_of_any_shape_are_rope_index(
 def test_the_lines_of_encode_hold_the_rope_index(model: PreTrainedModel, tmp_path: Path) -> None:
     data = tiny.write_dataset(tmp_path, 24)
     out = tmp_path / "out.jsonl"
-    encode(
-        [str(data)], model=model.name_or_path, media_dir=None, min_pixels=None, max_pixels=None, out=out, pixels=None
-    )
+    encode([str(data)], model=model.name_or_path, min_pixels=None, max_pixels=None, out=out, pixels=None)
     lines = oracle.read_lines(out)
     assert len(lines) == 24
     for line in lines:

@@ -14,6 +14,7 @@ import pytest
 import tiny
 from equivalence import oracle
 from triptych.commands.encode import encode
+from triptych.commands.options import SourceOptions
 from triptych.quickstart.tiny import make_tiny_tokenizer
 
 Turns = list[tuple[str, str]]
@@ -147,7 +148,7 @@ def encode_records(media: Path, model: Path, tmp_path: Path) -> Any:
         status = encode(
             [str(oracle.write_records(tmp_path, records))],
             model=str(model),
-            media_dir=str(media),
+            source=SourceOptions(str(media)),
             min_pixels=None,
             max_pixels=None,
             out=out,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import orjson
 
+from triptych.commands.options import SourceOptions
 from triptych.compat.loading import open_for
 from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import CheckReport, Encoder
@@ -23,11 +24,10 @@ from triptych.terminal import Terminal
 def check(
     arguments: Sequence[str],
     *,
-    media_dir: str | None,
+    source: SourceOptions | None = None,
     as_json: bool,
     everything: bool = False,
     deep: bool = False,
-    allow_remote: bool = False,
     engine: Engine | None = None,
 ) -> int:
     """Examine a run file's sources, or data files, and print what was found.
@@ -36,11 +36,10 @@ def check(
 
     Args:
         arguments: a run file and ``key=value`` settings, or data files and globs.
-        media_dir: folder that relative image paths start from, for data files.
+        source: how data files are read.
         as_json: print the result as JSON on standard output.
         everything: print every problem, not only some of each code.
         deep: decode every image, not only its header; what decoded once is remembered until the file changes.
-        allow_remote: read URLs, for data files.
         engine: where the work is done; the cores of this machine by default.
 
     Returns:
@@ -51,7 +50,7 @@ def check(
         ModelError: if the run file's model folder cannot be used.
     """
     out = Terminal()
-    splits, encoder = _what_to_check(arguments, media_dir, allow_remote, out)
+    splits, encoder = _what_to_check(arguments, source or SourceOptions(), out)
     corpora: list[Corpus] = []
     report = CheckReport()
     for name, sources in splits.items():
@@ -91,16 +90,16 @@ def _print(out: Terminal, corpora: Sequence[Corpus], report: CheckReport, *, wit
 
 
 def _what_to_check(
-    arguments: Sequence[str], media_dir: str | None, allow_remote: bool, out: Reporter
+    arguments: Sequence[str], options: SourceOptions, out: Reporter
 ) -> tuple[dict[str, list[Source]], Encoder | None]:
     run_files = [name for name in arguments if name.endswith((".yaml", ".yml"))]
     if not run_files:
-        return {"data": [Source(tuple(arguments), media_dir, allow_remote=allow_remote)]}, None
+        return {"data": [options.source(arguments)]}, None
     overrides = [name for name in arguments if name not in run_files]
     if len(run_files) > 1 or any("=" not in name for name in overrides):
         raise ConfigError("give one run file (with key=value settings), or data files, not both")
-    if media_dir is not None or allow_remote:
-        raise ConfigError("--media-dir and --allow-remote go with data files; a run file has settings for them")
+    if options.given():
+        raise ConfigError(f"{', '.join(options.given())}: for data files; a run file has settings for it")
     settings = open_for(run_files[0], overrides, out).settings
     files = read_model_files(settings.model.path)
     splits = {f"data.{split}": settings.sources(split) for split in SPLITS if settings.sources(split)}

@@ -12,13 +12,13 @@ from typing import IO, Any
 import numpy as np
 import orjson
 
+from triptych.commands.options import SourceOptions
 from triptych.corpus.examine import Encoder
 from triptych.errors import ConfigError, Origin, Problem, printable_json
 from triptych.family.family import ModelFiles, read_model_files
 from triptych.images import pixels as pixel_path
 from triptych.images.geometry import Geometry, SizedImage
 from triptych.run.prepare import index_sources
-from triptych.sources.records import Source
 from triptych.terminal import Terminal
 from triptych.text.layout import Budget, Layout
 
@@ -27,12 +27,11 @@ def encode(
     data: Sequence[str],
     *,
     model: str,
-    media_dir: str | None,
+    source: SourceOptions | None = None,
     min_pixels: int | None,
     max_pixels: int | None,
     out: Path | None,
     pixels: Path | None,
-    allow_remote: bool = False,
 ) -> int:
     """Write the accepted samples in input order; rejected ones go to standard error as ``check`` prints them.
 
@@ -48,10 +47,10 @@ def encode(
     if geometry.min_pixels > geometry.max_pixels:
         raise ConfigError(f"min-pixels {geometry.min_pixels:,} is larger than max-pixels {geometry.max_pixels:,}")
     encoder = Encoder(files.template(), geometry, Budget(), files.text_hash())
-    source = Source(tuple(data), media_dir, allow_remote=allow_remote)
-    _refuse_to_overwrite(source.files(), [path for path in (out, pixels) if path is not None])
+    read = (source or SourceOptions()).source(data)
+    _refuse_to_overwrite(read.files(), [path for path in (out, pixels) if path is not None])
     terminal = Terminal()
-    corpus, report = index_sources("encoding", [source], encoder, terminal)
+    corpus, report = index_sources("encoding", [read], encoder, terminal)
     rejected = list(report.problems)
     terminal.problems(report)
     with ExitStack() as stack:

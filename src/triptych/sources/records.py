@@ -110,7 +110,7 @@ class Source:
             for name in given:
                 if name not in known:
                     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-                    meant = f"; did you mean `{near[0]}`?" if near else ""
+                    meant = f"; did you mean `{near[0]}`?" if near else "."
                     raise ConfigError(f"`{setting}` has no name `{name}`{meant} The names are {', '.join(known)}")
         for name, key in self.columns.items():
             if not isinstance(key, str) and name != "images":

@@ -161,8 +161,8 @@ class _RecordReader(TurnReader):
         if self.source.roles == "alternate":
             for position, (one, two) in enumerate(pairwise(turns), 1):
                 if one.role == two.role:
-                    advice = "join the two turns, or write `roles: merge` (joined by a line break) or `roles: keep`"
-                    message = f"two {two.role} turns in a row; {advice} in the source"
+                    advice = "join the two turns, or write `roles: merge` in the source (joined by a line break)"
+                    message = f"two {two.role} turns in a row; {advice} or `roles: keep` (or give --roles)"
                     self.fail("role-order", message, turn=first + position)
                     return
         if not turns or turns[-1].role != "assistant":

@@ -296,7 +296,8 @@ def mismatch(marks: int, images: int, mark: str) -> str:
     """That marks and images are not as many, and what to do."""
     found = f"{count(marks, f'{mark} mark')} but {count(images, 'image')}"
     if not marks:
-        return f"{found}; write a mark where each image belongs, or `marks: auto` in the source: all in front"
+        advice = "write a mark where each image belongs, or `marks: auto` in the source (or give --marks auto)"
+        return f"{found}; {advice}: all in front"
     return f"{found}; give each image one mark"
 
 

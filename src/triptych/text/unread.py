@@ -160,13 +160,14 @@ def advice_on_images(lost: list[str], read: list[str]) -> str:
     keys = [*read, *lost]
     numbered = {re.sub(r"\d+(?!.*\d)", "{n}", key) for key in keys}
     if len(keys) > 1 and len(numbered) == 1 and "{n}" in (pattern := next(iter(numbered))):
-        wanted = f'"{pattern}"'
+        wanted, option = f'"{pattern}"', f"'images={pattern}'"
     else:
         wanted = f"[{', '.join(keys)}]" if len(keys) > 1 else keys[0]
+        option = f"'images={wanted[:200]}'" if len(keys) > 1 else f"images={wanted[:200]}"
     are = "hold images that are" if len(lost) > 1 else "holds images that are"
     return (
-        f"{shown} {are} not read; write `columns: {{images: {wanted[:200]}}}` in the source (or give --columns), "
-        f"or `ignore: [{', '.join(lost)[:200]}]` to leave them out"
+        f"{shown} {are} not read; write `columns: {{images: {wanted[:200]}}}` in the source (or give --columns "
+        f"{option}), or `ignore: [{', '.join(lost)[:200]}]` to leave them out"
     )
 
 
@@ -183,7 +184,8 @@ def advice_on_mark(mark: str, *, literal: bool) -> str:
     if mark.startswith("!["):
         return f"{found}; write <image> in its place and list the file under `images`"
     general = re.sub(r"\d+", "{n}", mark, count=1)
-    return f'{found}; write `mark: "{general}"` in the source (or give --mark); as a text part it is plain text'
+    advice = f"write `mark: \"{general}\"` in the source (or give --mark '{general}')"
+    return f"{found}; {advice}; as a text part it is plain text"
 
 
 def turn_loss(turn: Mapping[str, Any]) -> bool | str:
