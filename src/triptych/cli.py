@@ -42,6 +42,7 @@ EXAMPLES = {
     "chat": "triptych chat models/first --image left.jpg --image right.jpg",
     "index": "triptych index run.yaml --workers 16",
     "encode": "triptych encode data/train.json --model Qwen/Qwen3-VL-4B-Instruct --out encoded.jsonl",
+    "convert": "triptych convert data/*.parquet --to plain.jsonl --columns images=photos",
     "quickstart": "triptych quickstart --out quickstart",
     "examples": "triptych examples --to runs",
     "cache": "triptych cache --prune 30",
@@ -181,6 +182,19 @@ def encode(
 
     limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
     raise typer.Exit(run_encode(data, model=model, source=source, out=out, pixels=pixels, **limits))
+
+
+@app.command(epilog=_example("convert"))
+@takes_source
+def convert(
+    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Data files and globs.")],
+    source: SourceOptions,
+    to: Annotated[Path, typer.Option(metavar="OUT.jsonl", help="File to write.")],
+) -> None:
+    """Write records of any shape that is read in the plainest one: messages with <image> marks, and images."""
+    from triptych.commands.convert import convert as run_convert
+
+    raise typer.Exit(run_convert(data, to, source=source))
 
 
 @app.command(epilog=_example("plan"))

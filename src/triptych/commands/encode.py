@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 import orjson
 
-from triptych.commands.options import SourceOptions
+from triptych.commands.options import SourceOptions, refuse_to_overwrite
 from triptych.corpus.examine import Encoder
 from triptych.errors import ConfigError, Origin, Problem, printable_json
 from triptych.family.family import ModelFiles, read_model_files
@@ -48,7 +48,7 @@ def encode(
         raise ConfigError(f"min-pixels {geometry.min_pixels:,} is larger than max-pixels {geometry.max_pixels:,}")
     encoder = Encoder(files.template(), geometry, Budget(), files.text_hash())
     read = (source or SourceOptions()).source(data)
-    _refuse_to_overwrite(read.files(), [path for path in (out, pixels) if path is not None])
+    refuse_to_overwrite(read.files(), [path for path in (out, pixels) if path is not None])
     terminal = Terminal()
     corpus, report = index_sources("encoding", [read], encoder, terminal)
     rejected = list(report.problems)
@@ -70,12 +70,6 @@ def encode(
             dumped = orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY).decode()
             lines.write(printable_json(dumped).encode() + b"\n")
     return 1 if rejected else 0
-
-
-def _refuse_to_overwrite(data_files: Sequence[str], outputs: Sequence[Path]) -> None:
-    for path in outputs:
-        if path.exists() and any(path.samefile(name) for name in data_files):
-            raise ConfigError(f"{path} is a data file; write the result somewhere else")
 
 
 def _line(layout: Layout, images: Sequence[SizedImage]) -> dict[str, Any]:

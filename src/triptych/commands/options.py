@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
@@ -90,6 +92,16 @@ def takes_source(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     run.__annotations__ = {name: item.annotation for name, item in parameters.items()}
     return run
+
+
+def refuse_to_overwrite(data_files: Sequence[str], outputs: Sequence[Path]) -> None:
+    """
+    Raises:
+        ConfigError: if a file that is to be written is one of the data files.
+    """
+    for path in outputs:
+        if path.exists() and any(path.samefile(name) for name in data_files if os.path.exists(name)):
+            raise ConfigError(f"{path} is a data file; write the result somewhere else")
 
 
 def _named(option: str, texts: Names) -> dict[str, Any]:

@@ -90,9 +90,14 @@ def locate(ref: ImageRef, media_root: str, *, confine: bool, allow_remote: bool 
             f"{_name(source)} leads outside the media folder {media_root!r}; move the file in, or set confine: false"
         )
         return _refused("image-outside", message)
-    if media_root.lower().endswith(".tar") and not os.path.isabs(source) and not storage.is_remote(source):
+    if _is_tar(media_root) and not os.path.isabs(source) and not storage.is_remote(source):
         return _member_of_tar(source, media_root)
     return storage.absolute(path)
+
+
+def _is_tar(root: str) -> bool:
+    """Whether images are members of an archive; a folder may have any name."""
+    return root.lower().endswith(".tar") and not os.path.isdir(root)
 
 
 def _member_of_tar(name: str, path: str) -> str:

@@ -1,0 +1,243 @@
+"""``triptych convert``: records of any shape that is read, written in the plainest one.
+
+    {"messages": [{"role", "content"}], "images": [...], "task", "id"}      <image> in a content is the next image
+
+Every line is read again as it is written: it holds the turns and images of its record, or it is not written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from triptych.commands.options import SourceOptions, refuse_to_overwrite
+from triptych.corpus.executor import Engine
+from triptych.errors import ConfigError, Origin, Problem, SampleError
+from triptych.images import measure
+from triptych.images.first_bytes import INLINE
+from triptych.run.prepare import index_sources
+from triptych.sources import members, storage
+from triptych.sources.readers import read_records
+from triptych.sources.records import ImageRef, Record, Source
+from triptych.sources.references import is_empty
+from triptych.terminal import Terminal
+from triptych.text.conversation import Conversation, ConversationReader
+from triptych.text.turns import MARK, Turn
+
+ENDINGS = (".jsonl", ".ndjson")
+IMAGE = {"type": "image"}
+"""The part of a content that stands for the next image."""
+Plain = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Written:
+    """What was written."""
+
+    samples: int = 0
+    images: int = 0
+    files: int = 0
+    """Images that were written as files of their own."""
+
+
+def convert(data: Sequence[str], to: Path, *, source: SourceOptions | None = None, engine: Engine | None = None) -> int:
+    """Write the records of data files that are read without a problem; the others are shown as ``check`` shows them.
+
+    Images keep their files; those inside Parquet, Arrow and tar files become files in a folder beside ``to``. A
+    path is relative where the image lies below the folder of ``to``.
+
+    Args:
+        data: files and globs.
+        to: the JSONL file to write.
+        source: how the data files are read.
+        engine: where they are checked first; the cores of this machine by default.
+
+    Returns:
+        The exit status: 1 if a record was left out.
+
+    Raises:
+        ConfigError: if a data file is missing, or ``to`` cannot be written.
+    """
+    if not to.name.lower().endswith(ENDINGS):
+        raise ConfigError(f"--to {str(to)!r}: what is written is JSON lines; name it {to.with_suffix('.jsonl').name}")
+    read = (source or SourceOptions()).source(data)
+    refuse_to_overwrite(read.files(), [to])
+    out = Terminal()
+    _, report = index_sources("checking", [read], None, out, engine)
+    problems = list(report.problems)
+    out.problems(report)
+    left_out = {problem.origin for problem in problems}
+    written = Written()
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(to) as file:
+            for line in _lines(read, to, left_out, written):
+                if isinstance(line, Problem):
+                    problems.append(line)
+                    out.line(str(line))
+                else:
+                    file.write(line + b"\n")
+    except OSError as error:
+        raise ConfigError(f"cannot write {to}: {error.strerror or error}") from error
+    out.line(_summary(to, written, read, report.samples - written.samples))
+    return 1 if problems else 0
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of ``path`` when it is whole."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+        unfinished.replace(path)
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
+
+
+def _summary(to: Path, written: Written, source: Source, left_out: int) -> str:
+    said = f"wrote {_count(written.samples, 'sample')} with {_count(written.images, 'image')} to {to}"
+    if written.files:
+        said += f", {_count(written.files, 'image file')} to {_folder_beside(to)}"
+    if left_out > 0:
+        said += f"; left out {left_out:,}"
+    return f"{said}; in its source write `roles: {source.roles}`" if source.roles == "keep" else said
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _folder_beside(to: Path) -> Path:
+    return to.with_name(f"{to.stem}_images")
+
+
+def _lines(source: Source, to: Path, left_out: set[Origin], written: Written) -> Iterator[bytes | Problem]:
+    """A line for each record that is read, in input order."""
+    reader = ConversationReader(source)
+    again = ConversationReader(Source(str(to), roles="keep" if source.roles == "keep" else "alternate"))
+    for path in source.files():
+        namer = _Namer(source, source.media_root(path), to, written)
+        for record in read_records(path):
+            if isinstance(record, Problem) or record.origin in left_out:
+                continue
+            try:
+                conversation = reader.read(record)
+                names = [namer.name(ref) for ref in conversation.images]
+            except (SampleError, measure.ImageError) as error:  # a file that changed since it was checked
+                yield from _problems(error, record)
+                continue
+            plain = _plain(conversation, names, record, again)
+            if plain is None:
+                yield Problem("bad-shape", record.origin, "it cannot be written in the plain shape; it was left out")
+                continue
+            written.samples += 1
+            written.images += len(names)
+            yield plain
+
+
+def _problems(error: SampleError | measure.ImageError, record: Record) -> Sequence[Problem]:
+    if isinstance(error, SampleError):
+        return error.problems
+    return [Problem(error.code, record.origin, error.message)]
+
+
+def _plain(conversation: Conversation, names: Sequence[str], record: Record, again: ConversationReader) -> bytes | None:
+    """The line of one sample, which is read as the same sample; None if there is none."""
+    for as_parts in (False, True):
+        plain: Plain = {}
+        if isinstance(record.data.get("id"), str | int):
+            plain["id"] = record.data["id"]
+        plain["messages"] = [_message(turn, as_parts=as_parts) for turn in conversation.turns]
+        if names:
+            plain["images"] = list(names)
+        if conversation.task is not None:
+            plain["task"] = conversation.task
+        try:
+            line = orjson.dumps(plain)
+            found = again.read(Record(orjson.loads(line), record.origin))
+        except SampleError:
+            continue  # a text that holds a mark: as a part, it is text
+        except TypeError as error:
+            raise ConfigError(f"{record.origin}: a name of an image is not UTF-8; rename it") from error
+        same = list(map(_joined, found.turns)) == list(map(_joined, conversation.turns))
+        if same and found.task == conversation.task and [ref.source for ref in found.images] == list(names):
+            return line
+    return None
+
+
+def _message(turn: Turn, *, as_parts: bool) -> Plain:
+    """A turn as an object; its content as a string with marks, or as parts."""
+    content: Any = "".join(part if isinstance(part, str) else MARK for part in turn.parts)
+    if as_parts:
+        content = [
+            {"type": "image"} if isinstance(part, int) else {"type": "text", "text": part} for part in turn.parts
+        ]
+    message = {"role": turn.role, "content": content}
+    return message if turn.role != "assistant" or turn.supervised else {**message, "loss": False}
+
+
+def _joined(turn: Turn) -> Turn:
+    """A turn of which neighbouring texts are one."""
+    parts: list[str | int] = []
+    for part in turn.parts:
+        if parts and isinstance(part, str) and isinstance(parts[-1], str):
+            parts[-1] += part
+        else:
+            parts.append(part)
+    return Turn(turn.role, tuple(parts), turn.supervised)
+
+
+class _Namer:
+    """Names images as a file in the folder of ``to`` does; takes those inside other files out of them."""
+
+    def __init__(self, source: Source, media_root: str, to: Path, written: Written) -> None:
+        self._source, self._media_root = source, media_root
+        self._to, self._written = Path(storage.absolute(str(to))), written
+        self._taken: dict[str, str] = {}
+
+    def name(self, ref: ImageRef) -> str:
+        """The name of an image.
+
+        Raises:
+            ImageError: if it is not there any more.
+        """
+        source = self._source
+        location = measure.locate(ref, self._media_root, confine=source.confine, allow_remote=source.allow_remote)
+        if location.startswith(measure.REFUSED):
+            raise measure.ImageError(*orjson.loads(location.removeprefix(measure.REFUSED)))
+        if location.startswith(INLINE) or storage.is_remote(location):
+            return location
+        if location.startswith(members.PREFIX):
+            if location not in self._taken:
+                self._taken[location] = self._take_out(location)
+            return self._taken[location]
+        return self._relative(location)
+
+    def _relative(self, path: str) -> str:
+        folder = f"{self._to.parent}/"
+        name = path.removeprefix(folder)
+        is_plain = not is_empty(name) and not name.startswith((INLINE, "[", "{", "file:", "base64:"))
+        return name if is_plain and not storage.is_remote(name) else path
+
+    def _take_out(self, location: str) -> str:
+        with measure.open_bytes(location) as file:
+            content = file.read()
+        with measure.opened(io.BytesIO(content), location) as image:
+            ending = (image.format or "image").lower().replace("jpeg", "jpg")
+        folder = _folder_beside(self._to)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{hashlib.sha256(content).hexdigest()[:24]}.{ending}"
+        if not path.exists():
+            path.write_bytes(content)
+            self._written.files += 1
+        return self._relative(str(path))
