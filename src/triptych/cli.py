@@ -161,7 +161,7 @@ def index(
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; default: as Ray finds it.")] = None,
 ) -> None:
     """Read, tokenize and measure the run's data ahead of training; what is done is never done again."""
-    from triptych.commands.index import index as run_index
+    from triptych.commands.check import index as run_index
 
     run_index(run, overrides or (), engine=engine, workers=workers, address=address)
 

@@ -18,7 +18,7 @@ import pytest
 import ray
 
 import tiny
-from triptych.commands.index import index
+from triptych.commands.check import index
 from triptych.corpus.corpus import Corpus, load_or_build
 from triptych.corpus.examine import CheckReport, Encoder, Examined, Examiner, Task
 from triptych.corpus.executor import Engine, LocalEngine

@@ -1,9 +1,12 @@
-"""``triptych check``: every record of every source, all problems at once, no torch."""
+"""``triptych check`` and ``triptych index``: every record of every source, all problems at once, no torch."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import orjson
@@ -12,10 +15,10 @@ from triptych.commands.options import SourceOptions
 from triptych.compat.loading import open_for
 from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import CheckReport, Encoder
-from triptych.corpus.executor import Engine
+from triptych.corpus.executor import Engine, LocalEngine
 from triptych.errors import ConfigError, printable_json
 from triptych.family.family import read_model_files
-from triptych.run.prepare import SPLITS, index_sources, make_encoder
+from triptych.run.prepare import SPLITS, index_sources, make_encoder, prepare
 from triptych.run.reporter import Reporter, report_line
 from triptych.sources.records import Source
 from triptych.terminal import Terminal
@@ -104,3 +107,32 @@ def _what_to_check(
     files = read_model_files(settings.model.path)
     splits = {f"data.{split}": settings.sources(split) for split in SPLITS if settings.sources(split)}
     return splits, make_encoder(files, settings)
+
+
+def index(
+    run: Path, overrides: Sequence[str], *, engine: Literal["local", "ray"], workers: int | None, address: str | None
+) -> None:
+    """Bring the caches up to date for a run file and print what was found.
+
+    Raises:
+        ConfigError: if the run file cannot be used or a data file is missing.
+        DataError: with all problems, under ``data.on_error: stop``.
+    """
+    out = Terminal()
+    settings = open_for(run, overrides, out).settings
+    chosen = _engine(engine, workers, address)
+    began = time.monotonic()
+    prepared = prepare(settings, SPLITS, out, chosen, rejected=False)
+    seconds = time.monotonic() - began
+    samples = sum(report.samples for report in prepared.reports.values())
+    out.line(f"indexed {samples:,} samples in {seconds:.1f} s")
+
+
+def _engine(name: Literal["local", "ray"], workers: int | None, address: str | None) -> Engine:
+    if name == "local":
+        if address is not None:
+            raise ConfigError("--address goes with --engine ray")
+        return LocalEngine(workers)
+    from triptych.corpus.ray_executor import RayEngine
+
+    return RayEngine(workers, address)
