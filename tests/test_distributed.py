@@ -39,16 +39,21 @@ def losses(output: Path, key: str = "loss") -> list[float]:
 
 def test_two_ranks_are_one(small_model_dir: Path, tmp_path: Path) -> None:
     # Some rows hold no image at all, and 11 rows do not divide by two: neither may make a rank wait.
-    data = tiny.write_dataset(tmp_path, 22, max_images=1)
+    data = tiny.write_dataset(tmp_path, 17, max_images=1)
     held_out = tiny.write_dataset(tmp_path, 5, seed=5, name="held.json")
-    settings = {"data": {"eval": [{"path": str(held_out)}]}, "batch": {"samples": 2}, "train": {"rows_per_step": 4}}
+    sources = [{"path": str(data)}, {"path": str(held_out), "loss_weight": 2.5}]
+    settings = {
+        "data": {"train": sources, "eval": [{"path": str(held_out)}]},
+        "batch": {"samples": 2},
+        "train": {"rows_per_step": 4},
+    }
     path = tiny.write_run(tmp_path, small_model_dir, data, **settings)
     one = launch(path, 1, f"output={tmp_path / 'one'}")
     assert one.returncode == 0, one.stderr
     two = launch(path, 2, f"output={tmp_path / 'two'}")
     assert two.returncode == 0, two.stderr
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
-    for key in ("eval_loss",):
+    for key in ("eval_loss", "loss/train.json", "share/train.json", "loss/held.json", "share/held.json"):
         assert losses(tmp_path / "two", key) == pytest.approx(losses(tmp_path / "one", key), rel=1e-5)
     left, right = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("one", "two"))
     assert all(torch.allclose(left[name], right[name], atol=2e-5) for name in left)

@@ -270,13 +270,13 @@ def test_packed_rows_keep_both_budgets_and_lose_no_sample(
     content["batch"] = {"tokens": 256, "patches": 256}
     path.write_text(json.dumps(content))
     seen: list[Batch] = []
-    real = RowForward.summed_loss
+    real = RowForward.losses
 
-    def watched(self: RowForward, model: torch.nn.Module, row: Batch) -> torch.Tensor:
+    def watched(self: RowForward, model: torch.nn.Module, row: Batch) -> Any:
         seen.append(row)
         return real(self, model, row)
 
-    monkeypatch.setattr(RowForward, "summed_loss", watched)
+    monkeypatch.setattr(RowForward, "losses", watched)
     entries = run(path)
     assert all(row.input_ids.shape[1] <= 256 for row in seen)
     assert all(len(row.pixels) == row.image_grid_thw.prod(-1).sum() <= 256 for row in seen)
@@ -325,7 +325,7 @@ def test_a_run_whose_workers_are_stopped_goes_on_as_if_nothing_had_happened(
     path = tiny.write_run(tmp_path, small_model_dir, data)
     plain = losses(run(path, f"output={tmp_path / 'plain'}", *overrides))
     stopped: list[int] = []
-    forward = RowForward.summed_loss
+    forward = RowForward.losses
 
     def stop_once(self: RowForward, *args: Any) -> Any:
         if not stopped:
@@ -334,7 +334,7 @@ def test_a_run_whose_workers_are_stopped_goes_on_as_if_nothing_had_happened(
                 os.kill(pid, signal.SIGSTOP)
         return forward(self, *args)
 
-    monkeypatch.setattr(RowForward, "summed_loss", stop_once)
+    monkeypatch.setattr(RowForward, "losses", stop_once)
     monkeypatch.setattr("triptych.rows.loader.ROWS_AHEAD", 3)
     began = time.monotonic()
     found = losses(run(path, f"output={tmp_path / 'stopped'}", *overrides))

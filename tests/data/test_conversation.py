@@ -201,7 +201,7 @@ def test_a_defect_has_its_code_and_its_turn(data: dict[str, Any], code: str, tur
 
 
 def test_all_defects_of_a_record_are_reported() -> None:
-    data = {"messages": [{"role": "who", "content": 1}, {"role": "assistant", "content": " ", "loss": 2}], "system": 1}
+    data = {"messages": [{"role": "who", "content": 1}, {"role": "assistant", "content": " ", "loss": -2}], "system": 1}
     assert [(problem.code, problem.turn) for problem in problems(data)] == [
         ("bad-shape", None),
         ("bad-shape", 1),

@@ -151,10 +151,8 @@ CHANGES: list[tuple[str, Any]] = [
     ("label", False),
     ("tools", '[{"name": "zoom"}]'),
     ("chat_template_kwargs", {"enable_thinking": False}),
-    ("loss_scale", 2.0),
-    ("weight", 0),
-    ("weight", 0.5),
-    ("train", False),
+    ("loss_scale", -2.0),
+    ("weight", [1, 2]),
     ("mask", 1),
     ("mask", [0, 1]),
     ("videos", ["a.mp4"]),
@@ -179,8 +177,8 @@ def test_what_changes_training_is_refused_in_a_record(key: str, value: Any) -> N
         ("function_call", {"name": "zoom"}),
         ("reasoning_content", "Hm."),
         ("thinking", "Hm."),
-        ("loss_scale", 2.0),
-        ("weight", 0.5),
+        ("loss_scale", -2.0),
+        ("loss_mask", 0.5),
         ("weight", "high"),
         ("loss", "no"),
         ("mask", True),
@@ -198,7 +196,7 @@ def test_what_changes_training_is_refused_in_a_turn(key: str, value: Any) -> Non
 def test_keys_of_a_turn_that_contradict_each_other_are_refused() -> None:
     data = turns("Which?", "This.")
     data["messages"][1].update(weight=0, train=True)
-    assert "otherwise" in problems(data)[0].message
+    assert "contradict" in problems(data)[0].message
 
 
 @pytest.mark.parametrize(

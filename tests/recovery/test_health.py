@@ -17,11 +17,12 @@ Write = Callable[..., Path]
 
 CHANGED_LOSS = """
 import torch, triptych.forward.row_forward as f
-real, count = f.RowForward.summed_loss, [0]
+real, count = f.RowForward.losses, [0]
 def changed(self, model, row):
     count[0] += model.training
-    return CHANGE if count[0] == AT and model.training else real(self, model, row)
-f.RowForward.summed_loss = changed
+    loss, each = real(self, model, row)
+    return (CHANGE if count[0] == AT and model.training else loss), each
+f.RowForward.losses = changed
 """
 
 
@@ -34,7 +35,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_changes_a_weight(
     server: Server, write_run: Write, dataset: Path, tmp_path: Path, value: str
 ) -> None:
     path = write_run(batch={"samples": 1}, train={"rows_per_step": 2})
-    code, err = server.run("train", str(path), before=changing(f"real(self, model, row) * float('{value}')", 10))
+    code, err = server.run("train", str(path), before=changing(f"loss * float('{value}')", 10))
     assert code == 1
     assert f"step 5: the loss is {value} and the gradient norm nan, at learning rate " in err
     told = err.split("in its row: ")[1].splitlines()[0]
@@ -48,7 +49,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_changes_a_weight(
 
 def test_a_gradient_that_is_not_finite_ends_the_run(server: Server, write_run: Write) -> None:
     # Its value is 1, its gradient infinite: sqrt at 0.
-    change = "(real(self, model, row) * 0).sqrt() + 1"
+    change = "(loss * 0).sqrt() + 1"
     code, err = server.run("train", str(write_run()), before=changing(change, 2))
     assert code == 1
     assert "step 2: the loss is " in err
@@ -58,7 +59,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run(server: Server, write_run: W
 
 def test_a_loss_that_jumps_is_said_with_its_samples(server: Server, write_run: Write, dataset: Path) -> None:
     path = write_run(batch={"samples": 1})
-    code, err = server.run("train", str(path), before=changing("real(self, model, row) * 40", 12))
+    code, err = server.run("train", str(path), before=changing("loss * 40", 12))
     assert code == 0, err
     (line,) = [line for line in err.splitlines() if "jumped" in line]
     assert line.startswith("step 12: the loss jumped to ")
@@ -74,15 +75,15 @@ def test_a_noisy_loss_is_no_jump() -> None:
 
 OUT_OF_MEMORY = """
 import torch, triptych.forward.row_forward as f
-real, count = f.RowForward.summed_loss, [0]
+real, count = f.RowForward.losses, [0]
 def limited(self, model, row):
     count[0] += 1
-    loss = real(self, model, row)
+    loss, each = real(self, model, row)
     if count[0] > 3 and len(row.samples) > MOST:
         loss.backward() if model.training else None  # half of the gradients are there
         raise torch.OutOfMemoryError("CUDA out of memory")
-    return loss
-f.RowForward.summed_loss = limited
+    return loss, each
+f.RowForward.losses = limited
 """
 
 
@@ -90,7 +91,8 @@ f.RowForward.summed_loss = limited
 def test_a_row_that_does_not_fit_is_split_and_training_goes_on(
     server: Server, write_run: Write, dataset: Path, tmp_path: Path, rows: int
 ) -> None:
-    sources = {"eval": [{"path": str(dataset)}], "train": [{"path": str(dataset)}], "workers": 0}
+    weighted = [{"path": str(dataset)}, {"path": str(dataset), "loss_weight": 0.5}]
+    sources = {"eval": [{"path": str(dataset)}], "train": weighted, "workers": 0}
     path = write_run(data=sources)
     options = (f"train.rows_per_step={rows}",)
     code, err = server.run("train", str(path), *options, f"output={tmp_path / 'whole'}")
@@ -98,7 +100,8 @@ def test_a_row_that_does_not_fit_is_split_and_training_goes_on(
     code, err = server.run("train", str(path), *options, before=OUT_OF_MEMORY.replace("MOST", "1"))
     assert code == 0, err
     assert err.count("out of memory with a row of 2 samples") == 1, "said once"
-    for key in ("loss", "eval_loss"):
+    name = dataset.name
+    for key in ("loss", "eval_loss", f"loss/{name}#1", f"share/{name}#1", f"loss/{name}#2", f"share/{name}#2"):
         expected, found = (dict(losses(tmp_path / name, key)) for name in ("whole", "run"))
         assert found == pytest.approx(expected, rel=1e-3)
 

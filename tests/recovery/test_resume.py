@@ -206,8 +206,8 @@ def test_two_runs_in_one_output_are_refused_and_a_killed_one_leaves_no_lock(
 ) -> None:
     path = write_run()
     slow = "import triptych.forward.row_forward as f, time\n"
-    slow += "real = f.RowForward.summed_loss\n"
-    slow += "f.RowForward.summed_loss = lambda *a: (time.sleep(0.5), real(*a))[1]\n"
+    slow += "real = f.RowForward.losses\n"
+    slow += "f.RowForward.losses = lambda *a: (time.sleep(0.5), real(*a))[1]\n"
     first = server.start("train", str(path), before=slow)
     first.until("\n1/8")
     code, err = server.run("train", str(path))

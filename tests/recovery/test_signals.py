@@ -22,13 +22,13 @@ CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 
 SLOW_STEP = """
 import time, triptych.forward.row_forward as f
-real = f.RowForward.summed_loss
+real = f.RowForward.losses
 def slow(self, model, row):
     if model.training:
         print("IN A STEP", file=sys.stderr, flush=True)
         time.sleep(0.3)
     return real(self, model, row)
-f.RowForward.summed_loss = slow
+f.RowForward.losses = slow
 """
 SLOW_SAVE = """
 import time, triptych.recovery.checkpoints as c
@@ -41,13 +41,13 @@ c.Seal.close = slow
 """
 SLOW_EVALUATION = """
 import time, triptych.forward.row_forward as f
-real = f.RowForward.summed_loss
+real = f.RowForward.losses
 def slow(self, model, row):
     if not model.training:
         print("EVALUATING", file=sys.stderr, flush=True)
         time.sleep(0.2)
     return real(self, model, row)
-f.RowForward.summed_loss = slow
+f.RowForward.losses = slow
 """
 
 

@@ -73,6 +73,7 @@ def encode(
 
 
 def _line(layout: Layout, images: Sequence[SizedImage]) -> dict[str, Any]:
+    weights = {} if set(layout.weights.tolist()) <= {0.0, 1.0} else {"loss_weights": layout.weights}
     return {
         "origin": str(layout.origin),
         "input_ids": layout.input_ids,
@@ -80,6 +81,7 @@ def _line(layout: Layout, images: Sequence[SizedImage]) -> dict[str, Any]:
         "position_ids": layout.position_ids,
         "image_grid_thw": layout.grids,
         "images": [_image_fields(image) for image in images],
+        **weights,
     }
 
 

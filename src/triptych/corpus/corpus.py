@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +31,7 @@ from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.executor import Engine, LocalEngine
 from triptych.corpus.image_sizes import Sizes, measure_images, missing_hints
 from triptych.corpus.index import DataFile, Index, load_or_build_index
-from triptych.corpus.lengths import LENGTHS, SampleLengths, stored_encoding
+from triptych.corpus.lengths import LENGTHS, STORED, SampleLengths, stored_encoding
 from triptych.corpus.progress import Progress, Silent
 from triptych.errors import Origin, Problem
 from triptych.images import identity
@@ -45,7 +45,7 @@ from triptych.sources.storage import Stamp
 from triptych.text.layout import Budget, Layout, fit, lay_out
 from triptych.text.template import Encoded
 
-FORMAT = 4
+FORMAT = 5
 """Raised when the meaning of a column changes."""
 
 STALE_SECONDS = 24 * 3600
@@ -74,7 +74,7 @@ class SampleSums:
     """What tells whether the K good samples are what they were: checksums of their content, and where they stand."""
 
     text: NDArray[np.uint64]
-    """(K,) of ids, targets and places of images"""
+    """(K,) of ids, targets, their weights and places of images"""
     images: NDArray[np.uint64]
     """(K,) of the size and time of each image file, in reading order"""
     file: NDArray[np.int32]
@@ -95,6 +95,7 @@ class Corpus:
         about = json.loads(self._lengths.schema.metadata[b"about"])
         self.geometry = Geometry(**about["geometry"])
         self._budget = Budget(**about["budget"])
+        self._loss_weights: list[float] = about["loss_weights"]
         files = [DataFile(**item) for item in about["files"]]
         self._index = Index(files, [path.parent.parent / "index" / name for name in about["parts"]])
         with pa.memory_map(str(path.parent / about["sizes"])) as source:
@@ -169,12 +170,18 @@ class Corpus:
         number = self._sample(index)
         images = self._index.image_numbers(number)
         measured = self._measured(images)
-        fitted = fit(stored_encoding(self._index, number), measured, self.geometry, self._budget)
+        fitted = fit(self._encoding(index, number), measured, self.geometry, self._budget)
         sized = [
             SizedImage(*self._index.image(image), *natural, *resized)
             for image, natural, resized in zip(images, measured, fitted.resized, strict=True)
         ]
         return CorpusSample(fitted.encoded, sized, self.geometry, self._index.origin(number))
+
+    def _encoding(self, index: int, number: int) -> Encoded:
+        """The ids of a sample, of number ``number`` in the index, its weights times that of its source."""
+        encoded = stored_encoding(self._index, number)
+        weight = self._loss_weights[self._lengths.column("source")[index].as_py()]
+        return encoded if weight == 1 else replace(encoded, weights=encoded.weights * np.float32(weight))
 
     def encoded(self, index: int) -> Encoded:
         """The sample's ids with one per image, within the budget."""
@@ -193,7 +200,7 @@ class Corpus:
         stamps, count = self._stamp_sums(), self._index.sample_count
         text, images = np.zeros((2, count), np.uint64)
         file, line = np.zeros(count, np.int32), np.zeros(count, np.int64)
-        names = ("ids", "spans", "slots", "images", "line")
+        names = (*STORED, "images", "line")
         for start, number, first_image, (*lists, shown, lines) in self._index.sample_batches(*names):
             end = start + len(lines)
             text[start:end] = _list_sums([(column.values.to_numpy(), column.offsets.to_numpy()) for column in lists])
@@ -310,16 +317,20 @@ def load_or_build(
     lock = folder / f"{hashlib.sha256(names.encode()).hexdigest()[:20]}.lock"
     with FileLock(lock):  # the ranks of a run: the first one measures
         sizes = measure_images(index, HeaderCache(cache), engine, progress, deep=deep)
-        corpus, report = _bring_together(index, sizes, encoder, folder)
+        loss_weights = [source.loss_weight for source in sources]
+        corpus, report = _bring_together(index, sizes, encoder, loss_weights, folder)
     report.hints = missing_hints(index, sizes)  # not stored: they hold for the files as they are now
     return corpus, report
 
 
-def _bring_together(index: Index, sizes: Sizes, encoder: Encoder | None, folder: Path) -> tuple[Corpus, CheckReport]:
+def _bring_together(
+    index: Index, sizes: Sizes, encoder: Encoder | None, loss_weights: Sequence[float], folder: Path
+) -> tuple[Corpus, CheckReport]:
     sizes_name = f"sizes-{sizes.digest}.arrow"
     about = {
         "geometry": asdict(encoder.geometry if encoder else Geometry(1, 1, 1, 1, 1)),
         "budget": asdict(encoder.budget if encoder else Budget()),
+        "loss_weights": loss_weights,
         "sizes": sizes_name,
         "files": [asdict(file) for file in index.files],
         "parts": [folder.name for folder in index.folders],

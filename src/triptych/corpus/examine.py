@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ SCHEMA = pa.schema(
     [
         ("ids", pa.list_(pa.int32())),  # (U,) one id per image
         ("spans", pa.list_(pa.int32())),  # supervised [start, end) pairs among the U, flat
+        ("weights", pa.list_(pa.float32())),  # of each pair in the loss, that of its source aside
         ("slots", pa.list_(pa.int32())),  # (N,) index of each image among the U
         ("images", pa.list_(pa.int64())),  # (N,) number of each image in the table of images
         ("supervised", pa.int64()),
@@ -65,6 +67,8 @@ class CheckReport:
     """Answers of good samples whose thinking the chat template leaves out, since a later question follows."""
     control_texts: int = 0
     """Strings of control tokens in good samples (``<|im_end|>``, ``<|image_pad|>``) that were taken as text."""
+    weighted: int = 0
+    """Good samples in which some target has another weight in the loss than 1, by the record itself."""
     problems: list[Problem] = field(default_factory=list)
     dropped: list[Problem] = field(default_factory=list)
     """Samples left out because the run says ``too_long: drop``; no error."""
@@ -171,7 +175,8 @@ class Examiner:
             return self.template.encode_all(conversations)
         nothing, bounds = np.empty(0, np.int32), np.zeros(len(conversations) + 1, np.int32)
         zeros = np.zeros(len(conversations), np.int32)
-        return EncodedBatch(nothing, bounds, nothing, bounds, nothing, bounds, zeros, zeros)
+        weights = np.empty(0, np.float32)
+        return EncodedBatch(nothing, bounds, nothing, bounds, weights, nothing, bounds, zeros, zeros)
 
 
 class _Images:
@@ -211,6 +216,7 @@ def _columns(
     columns = [
         _lists(encoded.ids, encoded.id_bounds),
         _lists(encoded.spans, encoded.span_bounds),
+        _lists(encoded.weights, encoded.span_bounds // 2),
         _lists(encoded.slots, encoded.slot_bounds),
         _lists(images, image_bounds),
         pa.array(np.diff(running[encoded.span_bounds // 2])),
@@ -227,5 +233,5 @@ def _places(conversations: Sequence[Conversation], name: str) -> pa.Array:
     return pa.array(np.array([getattr(conversation.origin, name) for conversation in conversations], np.int64))
 
 
-def _lists(values: NDArray[np.int32] | NDArray[np.int64], bounds: NDArray[np.int32]) -> pa.ListArray:
+def _lists(values: NDArray[Any], bounds: NDArray[np.int32]) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(bounds), pa.array(values))

@@ -15,7 +15,7 @@ from triptych.corpus.index import Index
 from triptych.errors import Problem
 from triptych.images.measure import ImageError
 from triptych.text.layout import TooLongError, fit
-from triptych.text.template import Encoded, targets
+from triptych.text.template import Encoded, target_weights
 
 LENGTHS = pa.schema(
     [
@@ -28,12 +28,14 @@ LENGTHS = pa.schema(
     ]
 )
 """One row per good sample."""
+STORED = ("ids", "spans", "weights", "slots")
+"""Columns of the index that hold the text of a sample."""
 
 
 def stored_encoding(index: Index, sample: int) -> Encoded:
     """The ids of a sample with one per image, as its text asks for."""
-    ids, spans, slots = (index.value(name, sample).values.to_numpy() for name in ("ids", "spans", "slots"))
-    return Encoded(ids, targets(spans, len(ids)), slots)
+    ids, spans, weights, slots = (index.value(name, sample).values.to_numpy() for name in STORED)
+    return Encoded(ids, target_weights(spans, weights, len(ids)), slots)
 
 
 @dataclass(slots=True)
@@ -48,14 +50,15 @@ class SampleLengths:
     shrunk: int = 0
     thinking_dropped: int = 0
     control_texts: int = 0
+    weighted: int = 0
     ok: int = 0
 
     def run(self) -> list[pa.Array]:
         """The columns of ``LENGTHS``."""
         image_tokens = self._natural_tokens()
         columns: list[list[NDArray[Any]]] = [[np.empty(0, kind.type.to_pandas_dtype())] for kind in LENGTHS]
-        for start, file, first_image, (images, ids, supervised, *counts_of_text) in self.index.sample_batches(
-            "images", "ids", "supervised", "thinking_dropped", "control_texts"
+        for start, file, first_image, (images, ids, weights, supervised, *counts_of_text) in self.index.sample_batches(
+            "images", "ids", "weights", "supervised", "thinking_dropped", "control_texts"
         ):
             numbers, offsets = images.values.to_numpy() + first_image, images.offsets.to_numpy()
             counts = np.diff(offsets)
@@ -75,6 +78,7 @@ class SampleLengths:
             thinking_dropped, control_texts = (int(column.to_numpy()[good].sum()) for column in counts_of_text)
             self.thinking_dropped += thinking_dropped
             self.control_texts += control_texts
+            self.weighted += int((good & (_sums(weights.values.to_numpy() != 1, weights.offsets.to_numpy()) > 0)).sum())
             merge = self.encoder.geometry.merge_size if self.encoder else 1
             values = (
                 np.arange(start, start + len(good)),
@@ -100,7 +104,7 @@ class SampleLengths:
             )  # what concerns a file as a whole comes after its records
 
         problems = [problem for _, problem in sorted([*self.index.problems, *self.found], key=place)]
-        counts = self.index.records, self.ok, self.shrunk, self.thinking_dropped, self.control_texts
+        counts = self.index.records, self.ok, self.shrunk, self.thinking_dropped, self.control_texts, self.weighted
         return CheckReport(*counts, problems, self.dropped)
 
     def _natural_tokens(self) -> NDArray[np.int64]:

@@ -54,6 +54,8 @@ class Batch:
     """(S,) int64 positions whose next token is a target: the only ones that need logits."""
     targets: torch.Tensor
     """(S,) int64 the tokens to predict there"""
+    weights: torch.Tensor
+    """(S,) float32 how much each counts in the loss"""
     cu_seqlens: torch.Tensor
     """(B + 1,) int32 where each sample starts, and T"""
     max_seqlen: int
@@ -66,6 +68,10 @@ class Batch:
     """Samples that were planned but could not be decoded; they are not in the row."""
     features: RowFeatures | None = None
     """None in a run that keeps no features: then ``pixels`` are those of the N images."""
+
+    def sample_of_target(self) -> torch.Tensor:
+        """(S,) int64 which of the row's B samples each target belongs to."""
+        return torch.searchsorted(self.cu_seqlens[1:].to(self.logits_to_keep.dtype), self.logits_to_keep, right=True)
 
     @property
     def decoded(self) -> tuple[int, ...]:
@@ -107,6 +113,7 @@ class Batch:
                 image_grid_thw=self.image_grid_thw[image : image + images],
                 logits_to_keep=self.logits_to_keep[kept] - start,
                 targets=self.targets[kept],
+                weights=self.weights[kept],
                 cu_seqlens=self.cu_seqlens[number : number + 2] - start,
                 max_seqlen=end - start,
                 images_per_sample=(images,),

@@ -35,14 +35,27 @@ class RowForward:
         return torch.cat([model(**self._inputs(row)).logits.flatten(0, -2) for row in self._rows(batch)])
 
     def summed_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Cross entropy, summed over the row's S supervised tokens, in float32; 0 for a row without any.
+        """The first value of ``losses``."""
+        return self.losses(model, batch)[0]
 
-        The caller divides by the supervised tokens of the whole optimizer step, on all ranks: every token then weighs
-        the same, however the samples fell into rows. Logits are there for some tokens at a time (``logits_limit``).
+    def losses(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross entropy times weight, summed over the row's S supervised tokens, in float32; 0 for a row without any.
+
+        The caller divides by the weights of the whole optimizer step, on all ranks: every token then counts by its
+        weight, however the samples fell into rows. Logits are there for some tokens at a time (``logits_limit``).
+
+        Returns:
+            The sum, and (S,) the cross entropy of each token, neither weighted nor part of the graph.
         """
         limit = self.logits_limit or head_loss.default_limit(batch.input_ids.device)
-        losses = [head_loss.summed_loss(model, self._inputs(row), row.targets, limit) for row in self._rows(batch)]
-        return torch.stack(losses).sum()
+        losses, each = zip(
+            *(
+                head_loss.summed_loss(model, self._inputs(row), row.targets, row.weights, limit)
+                for row in self._rows(batch)
+            ),
+            strict=True,
+        )
+        return torch.stack(losses).sum(), torch.cat(each)
 
     def _rows(self, batch: Batch) -> Iterable[Batch]:
         """What goes through the model at once."""
@@ -87,6 +100,7 @@ def _two_texts(vocabulary: int) -> Batch:
         image_grid_thw=torch.empty(0, 3, dtype=torch.long),
         logits_to_keep=targets - 1,
         targets=ids[0, targets],
+        weights=torch.ones(len(targets)),
         cu_seqlens=torch.tensor([0, lengths[0], sum(lengths)], dtype=torch.int32),
         max_seqlen=max(lengths),
         images_per_sample=(0, 0),

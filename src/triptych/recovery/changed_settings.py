@@ -15,6 +15,7 @@ from triptych.run.settings import RunSettings
 Fate = Literal["applied", "refused", "by content"]
 """What becomes of a changed setting. ``by content``: the samples decide, not the setting; see ``data_identity``."""
 
+SHAPES_LOSS = "it decides what is learned"
 SHAPES_ROWS = "it decides which samples share a step"
 SHAPES_WEIGHTS = "the checkpoint's weights were made with it"
 SHAPES_OPTIMIZER = "the checkpoint's optimizer was made with it"
@@ -47,6 +48,7 @@ FATES: dict[str, tuple[Fate, str]] = {
     "data.train.choice": ("by content", ""),
     "data.train.ignore": ("by content", ""),
     "data.train.weight": ("refused", SHAPES_ROWS),
+    "data.train.loss_weight": ("refused", SHAPES_LOSS),
     "data.train.epochs": ("refused", SHAPES_ROWS),
     "data.train.max_samples": ("refused", SHAPES_ROWS),
     "data.eval": ("applied", "evaluation losses before and after are of different samples"),
@@ -55,6 +57,7 @@ FATES: dict[str, tuple[Fate, str]] = {
     "data.sample_image_tokens": ("refused", SHAPES_ROWS),
     "data.max_tokens": ("refused", SHAPES_ROWS),
     "data.too_long": ("refused", SHAPES_ROWS),
+    "data.supervise": ("refused", SHAPES_LOSS),
     "data.on_error": ("applied", ""),
     "data.allow_remote": ("applied", ""),
     "data.decode": ("refused", "it decides the pixels"),

@@ -26,7 +26,8 @@ from triptych.text.layout import Layout, lay_out
 from triptych.text.template import Encoded
 
 BYTES_PER_TOKEN = 64
-"""At least what ids, positions and targets take per token: int64 of 1 id, 4 positions, 1 target and its place."""
+"""At least what ids, positions and targets take per token: int64 of 1 id, 4 positions, 1 target and its place, and a
+float32 weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Row:
     image_grid_thw: NDArray[np.int64]
     logits_to_keep: NDArray[np.int64]
     targets: NDArray[np.int64]
+    weights: NDArray[np.float32]
     cu_seqlens: NDArray[np.int32]
     max_seqlen: int
     images_per_sample: tuple[int, ...]
@@ -155,7 +157,8 @@ def _join(
     lengths = [len(layout.input_ids) for layout in layouts]
     ids = np.concatenate([layout.input_ids for layout in layouts])
     # A sample's first token is never supervised, so a target's predecessor always lies in the same sample.
-    targets = np.flatnonzero(np.concatenate([layout.supervised for layout in layouts]))
+    weights = np.concatenate([layout.weights for layout in layouts])
+    targets = np.flatnonzero(weights)
     positions = np.concatenate(
         [
             np.concatenate((np.arange(length)[None], layout.position_ids))
@@ -170,6 +173,7 @@ def _join(
         image_grid_thw=np.concatenate([layout.grids for layout in layouts]),
         logits_to_keep=targets - 1,
         targets=ids[targets],
+        weights=weights[targets],
         cu_seqlens=np.concatenate(([0], np.cumsum(lengths))).astype(np.int32),
         max_seqlen=max(lengths),
         images_per_sample=tuple(len(layout.grids) for layout in layouts),

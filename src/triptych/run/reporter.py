@@ -172,4 +172,6 @@ def report_line(report: CheckReport) -> str:
         )
     if report.control_texts:
         parts.append(f"{report.control_texts:,} control-token strings such as {CONTROL_EXAMPLES} taken as text")
+    if report.weighted:
+        parts.append(f"{report.weighted:,} with loss weights other than 1")
     return ", ".join(parts)

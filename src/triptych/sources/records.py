@@ -18,6 +18,7 @@ KINDS: dict[str, Kind] = {
 """By the ending of a data file, upper or lower case."""
 Marks = Literal["inline", "first", "auto"]
 RoleRule = Literal["alternate", "merge", "keep"]
+Supervise = Literal["answers", "last", "all"]
 COLUMNS = (
     *(
         "messages",
@@ -27,6 +28,7 @@ COLUMNS = (
         "image",
         "system",
         "task",
+        "weight",
         "texts",
         "prompt",
         "completion",
@@ -96,6 +98,10 @@ class Source:
     """Read multiple choice: keys of ``question``, ``options`` and ``answer``, and ``letters`` and ``instruction``."""
     ignore: Sequence[str] = ()
     """Keys of records, turns and parts that are left out on purpose, though they hold something."""
+    supervise: Supervise = "answers"
+    """What is learned: every answer, the last one, or all text."""
+    loss_weight: float = 1.0
+    """How much its samples count in the loss; the weights in its records are multiplied by it."""
 
     def __post_init__(self) -> None:
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +19,7 @@ from triptych.text.turns import ROLES as ROLES
 from triptych.text.turns import Naming, TurnReader, count, mismatch
 from triptych.text.turns import Role as Role
 from triptych.text.turns import Turn as Turn
+from triptych.text.weights import loss_weight
 
 _TURN_LISTS = (*DIALOGUES, "prompt", "completion", "history")
 _SYSTEM_PROMPTS = ("system_prompt", "system_message")
@@ -33,6 +34,10 @@ class Conversation:
     origin: Origin
     task: str | None = None
     """The record's ``task`` field: evaluation reports a score for each."""
+    weight: float = 1.0
+    """How much the sample counts in the loss; the weights of its turns are multiplied by it."""
+    whole: bool = False
+    """Whether everything is learned, headers of turns too, and not only answers."""
 
 
 def parse(record: Record, source: Source) -> Conversation:
@@ -91,11 +96,35 @@ class _RecordReader(TurnReader):
             if not self.problems:
                 turns = self._merged(turns) if self.source.roles == "merge" else turns
                 self._check_order(turns, first)
-            self._check_record(read_keys, listed, dialogue.turns, turns)
+                turns = self._learned(turns)
+            weight = self._weight(dialogue.keys)
+            self._check_record({*read_keys, *self.naming.weight_keys}, listed, dialogue.turns, turns)
         images = () if self.problems else self._place(turns, listed)
         if self.problems:
             raise SampleError(self.problems)
-        return Conversation(tuple(turns), tuple(images), self.origin, self._task())
+        whole = self.source.supervise == "all"
+        return Conversation(tuple(turns), tuple(images), self.origin, self._task(), weight, whole)
+
+    def _weight(self, read: set[str]) -> float:
+        """The weight that the record gives itself; text under a key of one is a note."""
+        data = self.data
+        keys = [key for key in data if key in self.naming.weight_keys and key not in read]
+        if not keys:
+            return 1.0
+        try:
+            weight = loss_weight(data, [key for key in keys if not isinstance(data[key], str)])
+        except ShapeError as error:
+            self.fail(error.code, f"{error}; `ignore: [{keys[0]}]` in the source leaves it out")
+            return 1.0
+        if not weight:
+            self.fail("empty-answer", f"`{keys[0]}` says that nothing of the record is learned; remove the record")
+        return weight
+
+    def _learned(self, turns: list[Turn]) -> list[Turn]:
+        """The turns, of which only the last answer is learned where the source says so."""
+        if self.source.supervise != "last":
+            return turns
+        return [*(replace(turn, weight=0.0) for turn in turns[:-1]), turns[-1]] if turns else turns
 
     def _task(self) -> str | None:
         """The record's task; a value of another meaning is none."""
@@ -130,7 +159,11 @@ class _RecordReader(TurnReader):
         if not isinstance(system, str):
             self.fail("bad-shape", f"`{self.naming.system_key}` is a string, this is {json_type(system)}")
             return []
-        return [Turn("system", tuple(self.split(system, 0, answer=False)), False)]
+        return [self._turn("system", self.split(system, 0, answer=False))]
+
+    def _turn(self, role: Role, parts: Iterable[str | int]) -> Turn:
+        """A turn that is no answer."""
+        return Turn(role, tuple(parts), float(self.source.supervise == "all"))
 
     def _merged(self, turns: list[Turn]) -> list[Turn]:
         """Neighbouring turns of one role as one, with a line break between them."""
@@ -140,15 +173,15 @@ class _RecordReader(TurnReader):
             if last is None or last.role != turn.role:
                 merged.append(turn)
                 continue
-            if last.supervised != turn.supervised:
-                self.fail("role-order", 'two answers in a row of which one has `"loss": false` cannot be merged')
+            if last.weight != turn.weight:
+                self.fail("role-order", f"two {turn.role} turns in a row of different weight cannot be merged")
             parts: list[str | int] = []
             for part in (*last.parts, "\n", *turn.parts):
                 if parts and isinstance(part, str) and isinstance(parts[-1], str):
                     parts[-1] += part
                 else:
                     parts.append(part)
-            merged[-1] = Turn(turn.role, tuple(parts), turn.supervised)
+            merged[-1] = Turn(turn.role, tuple(parts), turn.weight)
         return merged
 
     def _check_order(self, turns: list[Turn], first: int) -> None:
@@ -167,8 +200,9 @@ class _RecordReader(TurnReader):
                     return
         if not turns or turns[-1].role != "assistant":
             self.fail("role-order", "the conversation does not end with an answer; add one or remove the last turn")
-        elif not any(turn.supervised for turn in turns):
-            self.fail("empty-answer", 'every answer has `"loss": false`: there is nothing to learn from')
+        elif not any(turn.weight for turn in (turns[-1:] if self.source.supervise == "last" else turns)):
+            answer = "the last answer" if self.source.supervise == "last" else "every answer"
+            self.fail("empty-answer", f'{answer} has `"loss": false` or a weight of 0: there is nothing to learn from')
 
     def _check_record(self, read: set[str], listed: list[ImageRef], found: list[Any], turns: list[Turn]) -> None:
         """Refuse what stands under keys of the record that are not read."""
@@ -232,7 +266,7 @@ class _RecordReader(TurnReader):
     def _in_front(self, turns: list[Turn], listed: list[ImageRef]) -> list[ImageRef]:
         for number, turn in enumerate(turns):
             if turn.role == "user":
-                turns[number] = Turn("user", (*range(len(listed)), *turn.parts), False)
+                turns[number] = replace(turn, parts=(*range(len(listed)), *turn.parts))
                 return listed
         self.fail("marker-count", f"{count(len(listed), 'image')} but no question to put them in front of")
         return []

@@ -34,13 +34,18 @@ class Layout:
 
     input_ids: NDArray[np.int64]
     """(T,)"""
-    supervised: NDArray[np.bool_]
-    """(T,) whether the id is a target."""
+    weights: NDArray[np.float32]
+    """(T,) how much the id counts in the loss; 0 where it is no target."""
     position_ids: NDArray[np.int64]
     """(3, T) temporal, height, width"""
     grids: NDArray[np.int64]
     """(N, 3) patches: temporal, height, width"""
     origin: Origin
+
+    @property
+    def supervised(self) -> NDArray[np.bool_]:
+        """(T,) whether the id is a target."""
+        return self.weights > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,7 @@ def _cut_text(encoded: Encoded, excess: int) -> Encoded:
     last_image = int(encoded.slots[-1]) + 2 if len(encoded.slots) else 0  # its end mark is kept with it
     if kept < last_image or not encoded.supervised[: max(kept, 0)].any():
         raise TooLongError(f"cutting {excess:,} tokens off its end would cut an image or leave no answer")
-    return Encoded(encoded.ids[:kept], encoded.supervised[:kept], encoded.slots)
+    return Encoded(encoded.ids[:kept], encoded.weights[:kept], encoded.slots)
 
 
 def lay_out(encoded: Encoded, resized: Sequence[tuple[int, int]], geometry: Geometry, origin: Origin) -> Layout:
@@ -128,7 +133,7 @@ def lay_out(encoded: Encoded, resized: Sequence[tuple[int, int]], geometry: Geom
     repeats[encoded.slots] = counts
     return Layout(
         input_ids=np.repeat(encoded.ids, repeats).astype(np.int64),
-        supervised=np.repeat(encoded.supervised, repeats),
+        weights=np.repeat(encoded.weights, repeats),
         position_ids=mrope_positions(len(encoded.ids), encoded.slots, grids[:, 1:] // geometry.merge_size),
         grids=grids,
         origin=origin,

@@ -28,10 +28,15 @@ class Encoded:
 
     ids: NDArray[np.int32]
     """(U,)"""
-    supervised: NDArray[np.bool_]
-    """(U,) whether the id is a target."""
+    weights: NDArray[np.float32]
+    """(U,) how much the id counts in the loss; 0 where it is no target."""
     slots: NDArray[np.int32]
     """(N,) index into ``ids`` of the pad of each image, in reading order."""
+
+    @property
+    def supervised(self) -> NDArray[np.bool_]:
+        """(U,) whether the id is a target."""
+        return self.weights > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,8 @@ class EncodedBatch:
     spans: NDArray[np.int32]
     """[start, end) pairs of targets, flat, counted within their conversation"""
     span_bounds: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    """How much the targets of each pair count in the loss"""
     slots: NDArray[np.int32]
     """Index of the pad of each image within its conversation"""
     slot_bounds: NDArray[np.int32]
@@ -59,19 +66,22 @@ class EncodedBatch:
             return values[bounds[number] : bounds[number + 1]]
 
         ids = piece(self.ids, self.id_bounds)
-        return Encoded(ids, targets(piece(self.spans, self.span_bounds), len(ids)), piece(self.slots, self.slot_bounds))
+        spans = piece(self.spans, self.span_bounds)
+        first, last = self.span_bounds[number] // 2, self.span_bounds[number + 1] // 2
+        weights = target_weights(spans, self.weights[first:last], len(ids))
+        return Encoded(ids, weights, piece(self.slots, self.slot_bounds))
 
 
-def targets(spans: NDArray[np.int32], length: int) -> NDArray[np.bool_]:
-    """(length,) whether each id is a target, of [start, end) pairs."""
-    supervised = np.zeros(length, np.bool_)
-    for start, end in zip(spans[::2].tolist(), spans[1::2].tolist(), strict=True):
-        supervised[start:end] = True
-    return supervised
+def target_weights(spans: NDArray[np.int32], weights: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    """(length,) weight of each id in the loss, of [start, end) pairs and the weight of each; 0 outside of them."""
+    found = np.zeros(length, np.float32)
+    for start, end, weight in zip(spans[::2].tolist(), spans[1::2].tolist(), weights.tolist(), strict=True):
+        found[start:end] = weight
+    return found
 
 
-_Segment = tuple[Sequence[int] | None, int, bool, bool]
-"""A piece of a rendered conversation: its ids or None, else the number of its text; whether target; whether image."""
+_Segment = tuple[Sequence[int] | None, int, float, bool]
+"""A piece of a rendered conversation: its ids or None, else the number of its text; its weight; whether image."""
 
 
 class Template:
@@ -138,7 +148,7 @@ class Template:
     def encode_all(self, conversations: Sequence[Conversation]) -> EncodedBatch:
         """Tokenize many conversations in one call of the tokenizer; a text that comes again is tokenized once."""
         texts: dict[str, int] = {}
-        rendered = [self._render(conversation.turns, texts) for conversation in conversations]
+        rendered = [self._render(conversation, texts) for conversation in conversations]
         thinking_dropped = [self._thinking_dropped(conversation.turns) for conversation in conversations]
         control = {number: count for text, number in texts.items() if (count := self._count_control(text))}
         typed = [
@@ -168,7 +178,7 @@ class Template:
         if self.style.thinking != "none":
             header += self._think_open if opens or not self.style.skips_thinking else self._think_skipped
         ids = np.concatenate((encoded.ids, np.array(header, np.int32)))
-        return Encoded(ids, np.zeros(len(ids), np.bool_), encoded.slots)
+        return Encoded(ids, np.zeros(len(ids), np.float32), encoded.slots)
 
     def split_answer(self, encoded: Encoded) -> tuple[Encoded, NDArray[np.int32]]:
         """Cut a conversation at its last answer.
@@ -182,7 +192,7 @@ class Template:
             if opening and encoded.ids[start : start + len(opening)].tolist() == opening:
                 start += len(opening)
                 break
-        prompt = Encoded(encoded.ids[:start], encoded.supervised[:start], encoded.slots[encoded.slots < start])
+        prompt = Encoded(encoded.ids[:start], encoded.weights[:start], encoded.slots[encoded.slots < start])
         answer = encoded.ids[start:]
         return prompt, answer[: int(np.flatnonzero(answer == self.turn_end)[0])] if self.turn_end in answer else answer
 
@@ -195,7 +205,7 @@ class Template:
     def filler(self) -> Encoded:
         """One image and nothing to learn: a sample that keeps a row from being empty, or without an image."""
         ids = np.array([self.vision_start, self.image_pad, self.vision_end], np.int32)
-        return Encoded(ids, np.zeros(3, np.bool_), np.array([1], np.int32))
+        return Encoded(ids, np.zeros(3, np.float32), np.array([1], np.int32))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, special tokens left out."""
@@ -229,42 +239,45 @@ class Template:
         """All of a conversation as text, special tokens included."""
         return str(self.tokenizer.decode(encoded.ids.tolist(), skip_special_tokens=False))
 
-    def _render(self, turns: Sequence[Turn], texts: dict[str, int]) -> list[_Segment]:
+    def _render(self, conversation: Conversation, texts: dict[str, int]) -> list[_Segment]:
         """Pieces of a conversation; its texts are added to ``texts``, numbered in order."""
         segments: list[_Segment] = []
+        turns = conversation.turns
 
-        def text(content: str, target: bool = False) -> None:
+        def text(content: str, weight: float) -> None:
             if content:
-                segments.append((None, texts.setdefault(content, len(texts)), target, False))
+                segments.append((None, texts.setdefault(content, len(texts)), weight, False))
 
         last_question = self._last_question(turns)
         if self.style.default_system is not None and not (turns and turns[0].role == "system"):
-            segments.append((self._turn_header, 0, False, False))
-            text(f"system\n{self.style.default_system}")
-            segments.append((self._turn_footer, 0, False, False))
+            weight = conversation.weight if conversation.whole else 0.0
+            segments.append((self._turn_header, 0, weight, False))
+            text(f"system\n{self.style.default_system}", weight)
+            segments.append((self._turn_footer, 0, weight, False))
         for number, turn in enumerate(turns):
             parts: Sequence[str | int] = _trimmed(turn.parts) if self.style.trims else turn.parts
-            target = turn.supervised
+            weight = turn.weight * conversation.weight
+            given = weight if conversation.whole else 0.0  # of what a prompt holds
             if turn.role == "assistant":
-                segments.append((self._answer_header, 0, False, False))
+                segments.append((self._answer_header, 0, given, False))
                 if self.style.thinking != "none":
                     thought, parts = _split_thinking(parts, trims=self.style.trims)
                     if self.style.thinking == "all" or number > last_question:
-                        self._render_thinking(thought, target, segments, text)
+                        self._render_thinking(thought, (weight, given), segments, text)
             else:
-                segments.append((self._turn_header, 0, False, False))
+                segments.append((self._turn_header, 0, given, False))
                 header = f"{turn.role}\n"
                 if parts and isinstance(parts[0], str):
                     header += parts[0]
                     parts = parts[1:]
-                text(header)
+                text(header, given)
             for part in parts:
                 if isinstance(part, str):
-                    text(part, target)
+                    text(part, weight)
                 else:
-                    # An image inside an answer is context, never a target: no model of the family draws.
-                    segments.append((self._image, 0, False, True))
-            segments.append((self._turn_footer, 0, target, False))
+                    # An image is context, also inside an answer, and never a target: no model of the family draws.
+                    segments.append((self._image, 0, 0.0, True))
+            segments.append((self._turn_footer, 0, weight, False))
         return segments
 
     def _last_question(self, turns: Sequence[Turn]) -> int:
@@ -284,14 +297,20 @@ class Template:
         return sum(bool(_split_thinking(turn.parts, trims=self.style.trims)[0]) for turn in earlier)
 
     def _render_thinking(
-        self, thought: str, target: bool, segments: list[_Segment], text: Callable[[str, bool], None]
+        self,
+        thought: str,
+        weights: tuple[float, float],
+        segments: list[_Segment],
+        text: Callable[[str, float], None],
     ) -> None:
+        """The thinking block of an answer; ``weights``: of the answer, and of what a prompt holds."""
+        weight, given = weights
         if not thought and self.style.skips_thinking:
-            segments.append((self._think_skipped, 0, False, False))
+            segments.append((self._think_skipped, 0, given, False))
             return
-        segments.append((self._think_open, 0, False, False))
-        text(f"{thought}\n", target)
-        segments.append((self._think_close, 0, target, False))
+        segments.append((self._think_open, 0, given, False))
+        text(f"{thought}\n", weight)
+        segments.append((self._think_close, 0, weight, False))
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -312,24 +331,25 @@ def _assemble(
 ) -> EncodedBatch:
     ids: list[int] = []
     spans: list[int] = []
+    weights: list[float] = []
     slots: list[int] = []
     bounds = [(0, 0, 0)]
     for segments in rendered:
         begin = len(ids)
-        open_span = -1
-        for fixed, number, target, image in segments:
+        open_span, current = 0, 0.0
+        for fixed, number, weight, image in segments:
             start = len(ids) - begin
             if image:
                 slots.append(start + 1)
-            if target != (open_span >= 0):  # neighbouring targets are one span
-                if target:
-                    open_span = start
-                else:
+            if weight != current:  # neighbouring targets of one weight are one span
+                if current:
                     spans += (open_span, start)
-                    open_span = -1
+                    weights.append(current)
+                open_span, current = max(start, 1), weight  # nothing comes before a sample's first id to predict it
             ids += texts[number] if fixed is None else fixed
-        if open_span >= 0:
+        if current:
             spans += (open_span, len(ids) - begin)
+            weights.append(current)
         bounds.append((len(ids), len(spans), len(slots)))
     id_bounds, span_bounds, slot_bounds = np.array(bounds, np.int32).T
     return EncodedBatch(
@@ -337,6 +357,7 @@ def _assemble(
         id_bounds,
         np.array(spans, np.int32),
         span_bounds,
+        np.array(weights, np.float32),
         np.array(slots, np.int32),
         slot_bounds,
         np.array(thinking_dropped, np.int32),

@@ -13,6 +13,7 @@ from triptych.sources.records import ImageRef, Source, json_type
 from triptych.sources.references import NotAnImage, is_empty, read_images
 from triptych.text import unread
 from triptych.text.shapes import ShapeError, Slot, read_part
+from triptych.text.weights import SAMPLE_KEYS, TURN_KEYS, loss_weight
 
 MARK = "<image>"
 """What stands for an image unless a source says otherwise."""
@@ -31,7 +32,7 @@ ROLES: dict[str, Role] = {
 }
 _TOOL_ROLES = ("tool", "function", "function_call", "observation", "tool_call", "tool_response", "ipython")
 _ROLE_KEYS, _CONTENT_KEYS = ("from", "role"), ("value", "content")
-_OWN_KEYS = frozenset((*_ROLE_KEYS, *_CONTENT_KEYS, *unread.TURN_LOSS, "images", "image"))
+_OWN_KEYS = frozenset((*_ROLE_KEYS, *_CONTENT_KEYS, *TURN_KEYS, "images", "image"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,13 @@ class Turn:
     role: Role
     parts: tuple[str | int, ...]
     """Text, or the 0-based number of an image of the conversation; neighbouring texts are already joined."""
-    supervised: bool
+    weight: float
+    """How much its text counts in the loss; 0 for a turn that is not learned."""
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it is learned."""
+        return self.weight > 0
 
 
 class Naming:
@@ -60,7 +67,10 @@ class Naming:
         self.turn_images = (*([tags["images"]] if "images" in tags else []), "images", "image")
         self.turn_keys = _OWN_KEYS.union(self.role_keys, self.content_keys, self.turn_images)
         self.ignored = frozenset(source.ignore)
+        self.turn_weights = [key for key in TURN_KEYS if key not in self.ignored]
         self.system_key, self.task_key = (str(columns.get(name, name)) for name in ("system", "task"))
+        named = (str(columns["weight"]),) if "weight" in columns else SAMPLE_KEYS
+        self.weight_keys = frozenset(named) - self.ignored
         before, numbered, after = source.mark.partition("{n}")
         self.numbered = re.compile(rf"{re.escape(before)}(\d{{1,6}}){re.escape(after)}") if numbered else None
 
@@ -134,12 +144,13 @@ class TurnReader:
         role = self.naming.role(name)
         if role is None and len(self.problems) == known:
             self.fail("bad-shape", self._no_role(name, role_key, message), turn=number)
-        loss: bool | str = True
+        weight = 1.0
         if len(message) > 2:
             self._read_own(message, number)
-            loss = unread.turn_loss(message)
-            if isinstance(loss, str):
-                self.fail("bad-shape", loss, turn=number)
+            try:
+                weight = loss_weight(message, self.naming.turn_weights)
+            except ShapeError as error:
+                self.fail(error.code, str(error), turn=number)
             self._check_unread(message, number)
         answer = role == "assistant"
         parts = self._parts(content, content_key, number, answer=answer)
@@ -149,7 +160,8 @@ class TurnReader:
             return None
         if answer and not any(isinstance(part, str) and part.strip() for part in parts):
             self.fail("empty-answer", "the answer has no text; write one or remove the turn", turn=number)
-        return Turn(role, tuple(parts), answer and loss is True)
+        learned = answer or self.naming.source.supervise == "all"
+        return Turn(role, tuple(parts), weight if learned else 0.0)
 
     def _one_of(self, message: Mapping[str, Any], keys: tuple[str, ...], number: int) -> tuple[Any, str]:
         """What is under the one of these keys that holds something, and the key."""

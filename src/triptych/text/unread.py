@@ -6,7 +6,6 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from triptych.sources.records import json_type
 from triptych.sources.references import holds_images, is_empty, is_reference
 
 _MEDIA = "is not supported: Triptych trains on text and images"
@@ -14,13 +13,10 @@ _TOOLS = "is not supported: tool calls are not rendered; write them into the tex
 _PREFERENCE = "belongs to preference training; Triptych learns one answer: keep the chosen one as the last turn"
 _THINKING = "is not read; write the answer's content as `<think>\\n...\\n</think>\\n\\n...`"
 _KWARGS = "changes how a chat template renders; Triptych renders every sample alike"
-_WEIGHT = (
-    "would weigh the sample; Triptych weighs all alike: leave samples out, or repeat them (`epochs` of the source)"
-)
 _GROUNDING = (
     "fills <bbox> and <ref-object>, which are not filled here; write the boxes into the text as the model writes them"
 )
-_TOKENS = "would choose which tokens are learned; write `loss: true` or `loss: false` in a turn"
+_TOKENS = "would choose which tokens are learned; write `loss: true`, `loss: false` or a `weight` in a turn"
 _SIZES = "sets the size of one image; set `data.min_pixels` and `data.max_pixels` of the run for all"
 
 _FILLED: dict[str, str] = {
@@ -39,7 +35,6 @@ _FILLED: dict[str, str] = {
 }
 """Keys whose content changes the sample, whatever it is."""
 _NUMBERS: dict[str, str] = {
-    **dict.fromkeys(("loss_scale", "weight", "loss_weight", "sample_weight", "train", "trainable", "loss"), _WEIGHT),
     **dict.fromkeys(("mask", "loss_mask", "train_detail", "label_mask"), _TOKENS),
 }
 """Keys whose number or truth changes training; 1 and true change nothing, and text under them is a note."""
@@ -51,9 +46,6 @@ _PART_NUMBERS = dict.fromkeys(
     ),
     _SIZES,
 )
-TURN_LOSS = ("loss", "train", "trainable", "weight", "loss_weight", "loss_scale", "loss_mask")
-"""Keys of a turn that say whether its answer is learned: true and 1, or false and 0."""
-
 _TAG_OF_IMAGE = re.compile(r"<img>\s*(.*?)\s*</img>", re.IGNORECASE | re.DOTALL)
 _MARKDOWN = re.compile(r"!\[[^\]\n]*\]\(\s*<?([^)\s>]+)>?[^)\n]*\)")
 _FOREIGN = re.compile(
@@ -186,22 +178,3 @@ def advice_on_mark(mark: str, *, literal: bool) -> str:
     general = re.sub(r"\d+", "{n}", mark, count=1)
     advice = f"write `mark: \"{general}\"` in the source (or give --mark '{general}')"
     return f"{found}; {advice}; as a text part it is plain text"
-
-
-def turn_loss(turn: Mapping[str, Any]) -> bool | str:
-    """Whether the answer of a turn is learned, or what is wrong with the keys that say so."""
-    learned: bool | None = None
-    for key in TURN_LOSS:
-        value = turn.get(key)
-        if value is None:  # tables write what is not there as null
-            continue
-        if value not in (0, 1) or not isinstance(value, bool | int | float):
-            return f"`{key}` is true or false (or 1 or 0), this is {_shown(value)}; other weights are not supported"
-        if learned is not None and learned != bool(value):
-            return f"`{key}` says otherwise than another key of the turn; keep one"
-        learned = bool(value)
-    return learned is not False
-
-
-def _shown(value: Any) -> str:
-    return str(value)[:20] if isinstance(value, int | float) else json_type(value)

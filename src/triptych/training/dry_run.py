@@ -56,7 +56,7 @@ def run_row(settings: RunSettings, prepared: Prepared, batch: Batch) -> DryRun:
     began = time.perf_counter()
     moved = batch.to(device)
     with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
-        loss = forward.summed_loss(model, moved) / max(1, len(batch.targets))
+        loss = forward.summed_loss(model, moved) / batch.weights.sum().item()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     value = loss.item()  # waits for the device

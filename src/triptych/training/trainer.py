@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,27 +23,11 @@ from triptych.recovery.resume import lost_samples
 from triptych.run.prepare import REJECTED, append_rejected
 from triptych.run.reporter import Reporter
 from triptych.training.context import TrainingContext
+from triptych.training.meters import Meter, SourceLosses, meter_logs, source_names
 from triptych.training.steps import StepRows
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-
-@dataclass(slots=True)
-class Meter:
-    """What passed through a rank since the last log line."""
-
-    tokens: int = 0
-    images: int = 0
-    known: int = 0
-    """Images whose features were stored"""
-    supervised: int = 0
-    rows: int = 0
-    flops: float = 0.0
-    waited: float = 0.0
-    """Seconds that training waited for rows."""
-    started: float = 0.0
-    """When the interval began; 0 before the first row is asked for."""
 
 
 class RowTrainer(Trainer):
@@ -80,13 +63,16 @@ class RowTrainer(Trainer):
         self._seal: checkpoints.Seal | None = None
         """Of the checkpoint that is being written"""
         self.meter = Meter()
+        names = source_names([source.path for source in self.settings.data.train])
+        self.sources = SourceLosses(names, context.prepared.corpora["train"].sources, self.args.device)
+        """What each source gives to the loss"""
         self.counter = FlopCounter(model, context.family, model.config)
         self.peak = device_peak()
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor | int | None]:
-        """Take the rows of one optimizer step and count its supervised tokens on all ranks."""
+        """Take the rows of one optimizer step and sum up the weights of its targets on all ranks."""
         asked = time.perf_counter()
         self.meter.started = self.meter.started or asked
         inputs, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -94,18 +80,16 @@ class RowTrainer(Trainer):
         batches: list[Batch] = [item["batch"] for item in inputs]
         self._settle(problem for batch in batches for problem in batch.problems)
         for batch in batches:
-            self.meter.rows += 1
-            self.meter.tokens += batch.input_ids.shape[1]
-            self.meter.images += len(batch.image_grid_thw)
-            self.meter.known += batch.known_images
-            self.meter.supervised += len(batch.targets)
+            self.meter.see(batch)
+        self.sources.next_step()
         signalled = self.start.stop.name is not None
-        sums = torch.tensor([sum(len(batch.targets) for batch in batches), signalled], device=device)
+        weight = sum(float(batch.weights.sum(dtype=torch.float64)) for batch in batches)
+        sums = torch.tensor([weight, signalled], device=device, dtype=torch.float64)
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums, "sum")
             # A signal reaches ranks at different times; what all of them saw before this step counts.
             self.stop_asked = (self.start.stop.name or "SIGTERM") if sums[1] else None
-        return inputs, sums[0].clamp(min=1)
+        return inputs, torch.where(sums[0] > 0, sums[0], 1.0)
 
     def compute_loss(
         self,
@@ -114,10 +98,11 @@ class RowTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Summed cross entropy over the supervised tokens of the whole step, all ranks and accumulated rows."""
-        loss = self.forward.summed_loss(model, inputs["batch"]) / num_items_in_batch
+        """Weighted mean of the cross entropy over the targets of the whole step, all ranks and accumulated rows."""
+        summed, losses = self.forward.losses(model, inputs["batch"])
+        self.sources.add(inputs["batch"], losses, num_items_in_batch)
         # Gradients are averaged over ranks; the sum is wanted.
-        return loss * self.args.world_size
+        return summed / num_items_in_batch * self.args.world_size
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -127,9 +112,13 @@ class RowTrainer(Trainer):
         return self.rows.train(
             inputs["batch"],
             lambda batch: step(model, {"batch": batch}, num_items_in_batch),
-            lambda: model.zero_grad(),
+            lambda: self._forget_step(model),
             self.state.global_step + 1,
         )
+
+    def _forget_step(self, model: nn.Module) -> None:
+        model.zero_grad()
+        self.sources.forget_step()
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The gradient norm; Trainer asks for it once per step, before the weights change.
@@ -142,7 +131,7 @@ class RowTrainer(Trainer):
         return norm
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Mean cross entropy per supervised token of the eval samples, over all ranks."""
+        """Weighted mean of the cross entropy over the targets of the eval samples, over all ranks."""
         prefix = kwargs.get("metric_key_prefix", "eval")
         began = time.perf_counter()
         model = self._wrap_model(self.model, training=False)  # type: ignore[arg-type]
@@ -155,12 +144,12 @@ class RowTrainer(Trainer):
                 self._settle(batch.problems)
                 with self.accelerator.autocast():
                     loss = self.rows.evaluate(batch, lambda row: self.forward.summed_loss(model, row))
-                totals += torch.stack((loss.double(), loss.new_tensor(len(batch.targets)).double()))
+                totals += torch.stack((loss.double(), batch.weights.sum(dtype=torch.float64)))
                 samples += len(batch.samples)
                 advance(1)
         totals = self.accelerator.reduce(totals, "sum")
         self.meter.started += time.perf_counter() - began  # evaluation is no part of training's throughput
-        metrics = {f"{prefix}_loss": (totals[0] / totals[1].clamp(min=1)).item()}
+        metrics = {f"{prefix}_loss": (totals[0] / torch.where(totals[1] > 0, totals[1], 1.0)).item()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=samples)  # type: ignore[arg-type]
 
     def signal_to_stop(self) -> str | None:
@@ -343,25 +332,17 @@ class RowTrainer(Trainer):
         now = time.perf_counter()
         meter, self.meter = self.meter, Meter(started=now)
         seconds = now - meter.started
-        sums = [meter.tokens, meter.images, meter.known, meter.supervised, meter.rows, meter.waited, meter.flops]
+        counts = torch.tensor(meter.sums(), device=self.args.device, dtype=torch.float64)
+        sums = torch.cat((counts, self.sources.take()))
         if self.args.world_size > 1:
-            sums = self.accelerator.reduce(
-                torch.tensor(sums, device=self.args.device, dtype=torch.float64), "sum"
-            ).tolist()
-        tokens, images, known, supervised, rows, waited, flops = sums
-        budget = self.settings.batch.tokens
-        logs = {
-            "tokens_per_second": tokens / seconds,
-            "images_per_second": images / seconds,
-            "supervised_tokens_per_second": supervised / seconds,
-            "row_fill": tokens / max(1, rows * budget) if budget else 1.0,
-            "data_wait": waited / self.args.world_size / seconds,
-        }
-        if self.forward.features is not None:
-            logs["stored_images"] = known / max(1, images)
+            sums = self.accelerator.reduce(sums, "sum")
+        found = sums.tolist()
+        logs = meter_logs(found[: len(counts)], seconds, self.settings.batch.tokens, self.args.world_size)
+        if self.forward.features is None:
+            del logs["stored_images"]
         if self.peak:
-            logs["mfu"] = flops / seconds / (self.peak * self.args.world_size)
-        return logs
+            logs["mfu"] = found[len(counts) - 1] / seconds / (self.peak * self.args.world_size)
+        return logs | self.sources.logs(found[len(counts) :])
 
     def _settle(self, problems: Iterable[Problem]) -> None:
         """What passed the check and broke later: end the run, or go on and say what was lost."""

@@ -8,8 +8,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from triptych.planning.mixture import Share
 from triptych.run.settings.base import Settings, in_pydantic
-from triptych.sources.records import Marks, RoleRule, Source
+from triptych.sources.records import Marks, RoleRule, Source, Supervise
 from triptych.text.layout import TooLong
+from triptych.text.weights import LEAST, MOST
 
 
 class ChoiceSettings(Settings):
@@ -53,6 +54,9 @@ class SourceSettings(Settings):
     """Read multiple choice: the question with its options becomes the user's turn, the letter the answer."""
     ignore: list[str] = []
     """Keys of records, turns and parts that hold something and are left out on purpose, for example ``[thumbnail]``."""
+    loss_weight: Annotated[float, Field(ge=LEAST, le=MOST)] = 1.0
+    """How much its targets count in the loss, beside weights in the records; ``weight`` decides how often it is
+    drawn."""
 
     weight: PositiveFloat | None = None
     """Part of an epoch relative to the other sources' weights; give it to all sources or to none."""
@@ -75,7 +79,7 @@ class SourceSettings(Settings):
     def share(self) -> Share:
         return Share(self.weight, self.epochs, self.max_samples)
 
-    def source(self, *, allow_remote: bool) -> Source:
+    def source(self, *, allow_remote: bool, supervise: Supervise = "answers") -> Source:
         path = self.path if isinstance(self.path, str) else tuple(self.path)
         return Source(
             path,
@@ -89,6 +93,8 @@ class SourceSettings(Settings):
             roles=self.roles,
             choice=self.choice.model_dump() if self.choice else None,
             ignore=self.ignore,
+            supervise=supervise,
+            loss_weight=self.loss_weight,
         )
 
 
@@ -107,6 +113,8 @@ class DataSettings(Settings):
     """Tokens that all images of one sample share; larger images shrink first."""
     max_tokens: PositiveInt | None = None
     """Tokens of one sample, images included."""
+    supervise: Supervise = "answers"
+    """What is learned: every answer (``answers``), a dialogue's last one (``last``), or all text (``all``)."""
     too_long: TooLong = "shrink"
     """What happens over ``max_tokens``: shrink the images, drop the sample, report an error, or cut text too."""
     on_error: Literal["stop", "skip"] = "stop"
@@ -130,6 +138,8 @@ class DataSettings(Settings):
             raise ValueError("some sources of `train` have a `weight` and some have none; give it to all or to none")
         if any(source.share() != Share() for source in self.eval):
             raise ValueError("`weight`, `epochs` and `max_samples` belong to sources of `train`; `eval` takes all")
+        if any(source.loss_weight != 1 for source in self.eval):
+            raise ValueError("`loss_weight` belongs to sources of `train`; the eval loss weighs its sources alike")
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise ValueError("`min_pixels` is larger than `max_pixels`")
         return self

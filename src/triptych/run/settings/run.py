@@ -74,7 +74,8 @@ class RunSettings(Settings):
 
     def sources(self, split: Literal["train", "eval"]) -> list[Source]:
         sources: list[SourceSettings] = getattr(self.data, split)
-        return [source.source(allow_remote=self.data.allow_remote) for source in sources]
+        data = self.data
+        return [source.source(allow_remote=data.allow_remote, supervise=data.supervise) for source in sources]
 
 
 LISTED: dict[str, Any] = {
