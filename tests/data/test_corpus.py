@@ -202,7 +202,7 @@ def add_file(run: Run) -> None:
 
 
 # change -> whether records are read again, how many images are measured again
-TEXT = {change_data: 0, touch_data: 0, change_tokenizer: 0, confine: 0, rename_columns: 0, add_file: 3}
+TEXT = {change_data: 0, touch_data: 0, change_tokenizer: 0, confine: 20, rename_columns: 0, add_file: 3}
 LIMITS = {limit_image: 0, limit_sample: 0, share_images: 0, change_rule: 0}
 IMAGES = {change_image: 1, touch_image: 1}
 

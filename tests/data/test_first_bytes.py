@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import tiny
-from triptych.images import measure, pixels
+from triptych.images import identity, measure, pixels
 from triptych.images.measure import ImageError
 from triptych.sources.records import ImageRef
 
@@ -90,7 +90,7 @@ def test_base64_is_read_however_it_is_written(kind: str, form: str) -> None:
     if form == "url-safe" and kind == "JPEG":
         pytest.skip("begins with /, which becomes _")
     text = FORMS[form](encoded(kind))
-    location = measure.locate(ImageRef(text), "/nowhere", confine=True)
+    location = identity.locate(ImageRef(text), "/nowhere", identity.Rules(confine=True))
     found = measure.measure(location)
     assert (found.height, found.width) == (40, 50)
     with Image.open(io.BytesIO(base64.b64decode(encoded(kind)))) as image:
@@ -101,7 +101,7 @@ def test_base64_is_read_however_it_is_written(kind: str, form: str) -> None:
     "name", ["Qk.png", "Qkabc", "UklGR.webp", "/9j/a.jpg", "iVBORw0KGgo.png", "AAAA", "SUkq/x.tif"]
 )
 def test_a_path_that_begins_like_base64_is_a_path(tmp_path: Path, name: str) -> None:
-    assert measure.locate(ImageRef(name), str(tmp_path), confine=False).endswith(name)
+    assert identity.locate(ImageRef(name), str(tmp_path), identity.Rules()).endswith(name)
 
 
 @pytest.mark.parametrize(
@@ -116,4 +116,4 @@ def test_a_path_that_begins_like_base64_is_a_path(tmp_path: Path, name: str) -> 
 )
 def test_a_data_uri_that_cannot_be_read_says_why(uri: str, said: str) -> None:
     with pytest.raises(ImageError, match=said):
-        measure.measure(measure.locate(ImageRef(uri), "/", confine=False))
+        measure.measure(identity.locate(ImageRef(uri), "/", identity.Rules()))

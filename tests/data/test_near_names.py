@@ -10,7 +10,7 @@ import pytest
 import tiny
 from triptych.corpus.corpus import load_or_build
 from triptych.corpus.examine import CheckReport
-from triptych.images import measure
+from triptych.images import identity, measure
 from triptych.images.measure import ImageError
 from triptych.run.reporter import report_line
 from triptych.sources.records import ImageRef, Source
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def problem(folder: Path, name: str) -> str:
-    location = measure.locate(ImageRef(name), str(folder), confine=False)
+    location = identity.locate(ImageRef(name), str(folder), identity.Rules())
     with pytest.raises(ImageError) as caught:
         measure.measure(location)
     assert caught.value.code == "image-missing"
@@ -90,14 +90,14 @@ def test_a_home_folder_and_a_variable_are_looked_up(folder: Path, monkeypatch: p
     "name", ["\0", "a\0.png", "/", "//", "..", "x" * 300, "a/" * 400, "\ud800.png", "%00", "%", "~", "$"]
 )
 def test_no_name_crashes(folder: Path, name: str) -> None:
-    location = measure.locate(ImageRef(name), str(folder), confine=False)
+    location = identity.locate(ImageRef(name), str(folder), identity.Rules())
     with pytest.raises(ImageError):
         measure.measure(location)
 
 
 @pytest.mark.parametrize("form", ["file:{}", "file://{}", "file://localhost{}", "file:///{}"])
 def test_every_form_of_a_file_address_is_read(folder: Path, form: str) -> None:
-    location = measure.locate(ImageRef(form.format(folder / "a.png")), "/", confine=False)
+    location = identity.locate(ImageRef(form.format(folder / "a.png")), "/", identity.Rules())
     assert measure.measure(location).height == 40
 
 

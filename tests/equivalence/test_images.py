@@ -22,7 +22,7 @@ import tiny
 from equivalence import image_files, oracle
 from triptych.commands.encode import encode
 from triptych.commands.options import SourceOptions
-from triptych.images import measure, pixels
+from triptych.images import identity, measure, pixels
 from triptych.images.geometry import Geometry, share_tokens
 from triptych.text.conversation import ImageRef
 
@@ -369,7 +369,7 @@ def test_the_aspect_is_refused_exactly_where_the_processor_refuses_it(
 @pytest.mark.parametrize("name", ["rgb.jpg", "rgba.png", "orientation-6-exif.webp"])
 def test_a_data_uri_is_the_file_it_holds(files: Path, name: str) -> None:
     uri = "data:image/whatever;base64," + base64.b64encode((files / name).read_bytes()).decode()
-    location = measure.locate(ImageRef(uri), str(files), confine=True)
+    location = identity.locate(ImageRef(uri), str(files), identity.Rules(confine=True))
     upright = oracle.rgb(files / name)
     measured = measure.measure(location)
     assert (measured.height, measured.width) == (upright.height, upright.width)

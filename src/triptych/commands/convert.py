@@ -21,10 +21,11 @@ import orjson
 from triptych.commands.options import SourceOptions, refuse_to_overwrite
 from triptych.corpus.executor import Engine
 from triptych.errors import ConfigError, Origin, Problem, SampleError
-from triptych.images import measure
+from triptych.images import identity, measure
 from triptych.images.first_bytes import INLINE
 from triptych.run.prepare import index_sources
 from triptych.sources import members, storage
+from triptych.sources.access import guarded
 from triptych.sources.readers import read_records
 from triptych.sources.records import ImageRef, Record, Source
 from triptych.sources.references import is_empty
@@ -201,7 +202,7 @@ class _Namer:
     """Names images as a file in the folder of ``to`` does; takes those inside other files out of them."""
 
     def __init__(self, source: Source, media_root: str, to: Path, written: Written) -> None:
-        self._source, self._media_root = source, media_root
+        self._rules, self._media_root = identity.Rules.of(source), media_root
         self._to, self._written = Path(storage.absolute(str(to))), written
         self._taken: dict[str, str] = {}
 
@@ -211,10 +212,9 @@ class _Namer:
         Raises:
             ImageError: if it is not there any more.
         """
-        source = self._source
-        location = measure.locate(ref, self._media_root, confine=source.confine, allow_remote=source.allow_remote)
-        if location.startswith(measure.REFUSED):
-            raise measure.ImageError(*orjson.loads(location.removeprefix(measure.REFUSED)))
+        location = guarded.path_of(identity.locate(ref, self._media_root, self._rules))
+        if location.startswith(identity.REFUSED):
+            raise measure.ImageError(*orjson.loads(location.removeprefix(identity.REFUSED)))
         if location.startswith(INLINE) or storage.is_remote(location):
             return location
         if location.startswith(members.PREFIX):

@@ -32,6 +32,9 @@ class SourceOptions:
         str | None, _option(help="Folder that relative image paths start from; default: each data file's folder.")
     ] = None
     allow_remote: Annotated[bool, _option("--allow-remote", help="Read data files and images behind URLs.")] = False
+    allow_private: Annotated[
+        bool, _option("--allow-private", help="Also let records name URLs of this machine and of private networks.")
+    ] = False
     columns: Annotated[
         Names, _option(metavar="NAME=KEY", help="A record's key of another name: images=photos; repeat for several.")
     ] = None
@@ -66,7 +69,8 @@ class SourceOptions:
             self.media_dir,
             columns=_named("--columns", self.columns),
             tags=_named("--tags", self.tags),
-            allow_remote=self.allow_remote,
+            allow_remote=self.allow_remote or self.allow_private,
+            allow_private=self.allow_private,
             choice=_named("--choice", self.choice) if self.choice else None,
             ignore=self.ignore or (),
             **rest,

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from triptych.errors import DataError, Problem, SampleError
-from triptych.images import measure
+from triptych.images import identity
 from triptych.images.geometry import Geometry
 from triptych.sources import readers, records
 from triptych.sources.records import Shard, Source
@@ -183,7 +183,7 @@ class _Images:
     """The distinct images of a shard."""
 
     def __init__(self, source: Source, media_root: str) -> None:
-        self._source = source
+        self._rules = identity.Rules.of(source)
         self._media_root = media_root
         self._numbers: dict[records.ImageRef, int] = {}
         self.names: list[str] = []
@@ -194,11 +194,8 @@ class _Images:
         if known is not None:
             return known
         number = self._numbers[ref] = len(self.names)
-        source = self._source
         self.names.append(ref.source)
-        self.locations.append(
-            measure.locate(ref, self._media_root, confine=source.confine, allow_remote=source.allow_remote)
-        )
+        self.locations.append(identity.locate(ref, self._media_root, self._rules))
         return number
 
 

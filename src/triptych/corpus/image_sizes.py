@@ -23,6 +23,7 @@ from triptych.images import identity, measure, near_names
 from triptych.images.measure import ImageError
 from triptych.images.size_cache import Header, HeaderCache
 from triptych.sources import members, storage
+from triptych.sources.access import guarded
 from triptych.sources.storage import Stamp
 
 IMAGES_PER_TASK = 64
@@ -73,7 +74,7 @@ class Measurer:
 
     def __call__(self, locations: Sequence[str]) -> list[Outcome]:
         """What became of each image."""
-        if not any(map(measure.is_remote, locations)):
+        if not any(map(identity.is_remote, locations)):
             return [self._one(location) for location in locations]
         with ThreadPoolExecutor(REMOTE_AT_ONCE) as threads:
             return list(threads.map(self._one, locations))
@@ -187,8 +188,12 @@ class _Measuring:
 
 
 def _lasts(location: str, code: Code | None) -> bool:
-    """Whether an outcome holds as long as the file: a network that failed today may work tomorrow."""
-    return not location.startswith(measure.REFUSED) and (code is None or not measure.is_remote(location))
+    """Whether an outcome holds as long as the file, and for every source: a network that failed today may work
+    tomorrow, and another source may not be confined.
+    """
+    if code == "image-outside":
+        return False
+    return not location.startswith(identity.REFUSED) and (code is None or not identity.is_remote(location))
 
 
 def missing_hints(index: Index, sizes: Sizes) -> list[str]:
@@ -200,7 +205,8 @@ def missing_hints(index: Index, sizes: Sizes) -> list[str]:
         if error.code != "image-missing":
             continue
         name, location = index.image(number)
-        if location.startswith((measure.REFUSED, members.PREFIX)) or storage.is_remote(location):
+        location = guarded.path_of(location)
+        if location.startswith((identity.REFUSED, members.PREFIX)) or storage.is_remote(location):
             continue
         missing.setdefault(location.removesuffix(name.removeprefix("./")), []).append((name, number))
     hints: list[str] = []
@@ -208,7 +214,11 @@ def missing_hints(index: Index, sizes: Sizes) -> list[str]:
         data_file = index.files[index.file_of(index.first_user(found[0][1]))].path
         spread = found[:: max(1, len(found) // near_names.TRIED)]  # the first ones may all be of one kind
         # Where a file of nearly that name lies in its place, the problem names it, and the folder is right.
-        spread = [(name, number) for name, number in spread if near_names.near(index.image(number)[1]) is None]
+        spread = [
+            (name, number)
+            for name, number in spread
+            if near_names.near(guarded.path_of(index.image(number)[1])) is None
+        ]
         known = [os.getcwd(), storage.parent(storage.absolute(data_file)), folder]
         place = near_names.place_of(
             [name for name, _ in spread], [path for path in known if not storage.is_remote(path)]

@@ -198,6 +198,7 @@ def _part_key(source: Source, path: str, template: Template | None, identity: st
         storage.stamp(root) if tar else None,
         source.confine,
         source.allow_remote,
+        source.allow_private,
         sorted(source.columns.items()),
         sorted(source.tags.items()),
         [source.mark, source.marks, source.roles, sorted((source.choice or {"": None}).items()), sorted(source.ignore)],

@@ -92,6 +92,8 @@ def what_it_is(head: bytes) -> str:
     Args:
         head: its first ``HEAD`` bytes, or all of it.
     """
+    if not head:
+        return "empty"
     for start, said in _STARTS:
         if head.startswith(start):
             return said

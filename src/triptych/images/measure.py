@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import os
-import stat
 import struct
 import threading
-import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,14 +18,15 @@ import orjson
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from triptych.errors import Code, ConfigError
-from triptych.images import first_bytes, near_names
+from triptych.images import first_bytes, identity, near_names
 from triptych.images.first_bytes import INLINE
 from triptych.images.geometry import MAX_ASPECT, is_extreme
 from triptych.images.headers import read_size
-from triptych.sources import locations, members, storage, tars
-from triptych.sources.records import ImageRef
-
-REFUSED = "refused:"
+from triptych.images.identity import shown
+from triptych.sources import locations, members, storage
+from triptych.sources.access import guarded
+from triptych.sources.access.addresses import PrivateError
+from triptych.sources.access.guarded import OutsideError
 
 MAX_IMAGE_PIXELS = 178_956_970
 """Images with more pixels are taken for decompression bombs (the limit at which Pillow raises its error)."""
@@ -65,83 +64,15 @@ class Measured:
     width: int
 
 
-def locate(ref: ImageRef, media_root: str, *, confine: bool, allow_remote: bool = False) -> str:
-    """Where the bytes of ``ref`` are, in the form that ``open_bytes`` takes: the same from every working folder.
-
-    An absolute path, a URL, a data URI, or ``member:`` of a container. An address that may not be read becomes
-    ``refused:`` with the problem, which ``open_bytes`` raises: a sample's problems are reported together.
-    """
-    if ref.location is not None:
-        return ref.location
-    source = ref.source
-    if source[:5].lower() == INLINE:
-        return INLINE + source[5:]
-    if (raw := first_bytes.as_data_uri(source.removeprefix("base64://"))) is not None:
-        return raw
-    if source.startswith("file:/"):
-        source = urllib.parse.unquote(source.removeprefix("file://").removeprefix("localhost").removeprefix("file:"))
-    remote = storage.is_remote(source) or (storage.is_remote(media_root) and not os.path.isabs(source))
-    if remote and not allow_remote:
-        advice = "download it and name the file, or set data.allow_remote: true"
-        return _refused("image-missing", f"remote address {_name(source)} is not read; {advice}")
-    path = storage.join(media_root, source)
-    if confine and not _is_inside(path, media_root):
-        message = (
-            f"{_name(source)} leads outside the media folder {media_root!r}; move the file in, or set confine: false"
-        )
-        return _refused("image-outside", message)
-    if _is_tar(media_root) and not os.path.isabs(source) and not storage.is_remote(source):
-        return _member_of_tar(source, media_root)
-    return storage.absolute(path)
-
-
-def _is_tar(root: str) -> bool:
-    """Whether images are members of an archive; a folder may have any name."""
-    return root.lower().endswith(".tar") and not os.path.isdir(root)
-
-
-def _member_of_tar(name: str, path: str) -> str:
-    try:
-        place = tars.find(path, name)
-    except OSError as error:
-        return _refused("image-unreadable", f"cannot read {path!r}: {error.strerror or error}")
-    if place is None:
-        near = tars.find_nearly(path, name)
-        advice = f"it has {_name(near)}" if near else "fix the name or media_dir"
-        return _refused("image-missing", f"no member {_name(name)} in {path!r}; {advice}")
-    return members.name("tar", path, *place, name)
-
-
-def _refused(code: Code, message: str) -> str:
-    return REFUSED + orjson.dumps([code, message.encode("utf-8", "replace").decode()]).decode()
-
-
-def _is_inside(path: str, root: str) -> bool:
-    if storage.is_remote(path) or storage.is_remote(root):
-        return path.startswith(f"{root.rstrip('/')}/") and ".." not in path.split("/")
-    root = os.path.realpath(root)
-    try:
-        return os.path.commonpath((root, os.path.realpath(path))) == root
-    except ValueError:  # not a file name (a NUL byte in it): nothing lies outside
-        return True
-
-
-def is_remote(location: str) -> bool:
-    """Whether the bytes of an image come over the network."""
-    if location.startswith((INLINE, REFUSED)):
-        return False
-    return storage.is_remote(members.container(location) if location.startswith(members.PREFIX) else location)
-
-
 @contextmanager
 def open_bytes(location: str) -> Iterator[IO[bytes]]:
     """Open the image at ``location`` (see ``locate``) for reading.
 
     Raises:
-        ImageError: ``image-missing`` or ``image-unreadable``.
+        ImageError: ``image-missing``, ``image-outside`` or ``image-unreadable``.
     """
-    if location.startswith(REFUSED):
-        raise ImageError(*orjson.loads(location.removeprefix(REFUSED)))
+    if location.startswith(identity.REFUSED):
+        raise ImageError(*orjson.loads(location.removeprefix(identity.REFUSED)))
     if location.startswith(INLINE):
         yield io.BytesIO(_inline(location))
         return
@@ -150,31 +81,32 @@ def open_bytes(location: str) -> Iterator[IO[bytes]]:
             with locations.open_member(location) as file:
                 yield file
             return
-        if not storage.is_remote(location):
-            _check_kind(location)
-        with storage.open_binary(location) as file:
+        with _open_file(location) as file:
             yield file
     except OSError as error:
         raise _not_read(location, error) from error
     except ConfigError as error:  # an address that no installed library understands
-        raise ImageError("image-missing", f"{_name(location)}: {error}") from error
+        raise ImageError("image-missing", f"{shown(location)}: {error}") from error
 
 
-def _check_kind(path: str) -> None:
+def _open_file(location: str) -> IO[bytes]:
     try:
-        mode = os.stat(path).st_mode
+        return storage.open_guarded(location)
     except ValueError as error:  # a NUL byte in the name
-        raise ImageError("image-missing", f"{_name(path)} is not a file name: {error}") from error
-    if stat.S_ISDIR(mode):
-        raise ImageError("image-missing", f"{_name(path)} is a folder, not an image")
-    if not stat.S_ISREG(mode):  # to open a pipe could wait for ever
-        raise ImageError("image-unreadable", f"{_name(path)} is a pipe or device, not a file")
+        raise ImageError("image-missing", f"{shown(location)} is not a file name: {error}") from error
 
 
 def _not_read(location: str, error: OSError) -> ImageError:
-    name = _name(location)
+    name = shown(location)
+    path, guard = guarded.parse(location)
+    if isinstance(error, OutsideError):
+        return ImageError("image-outside", f"{identity.leads_outside(path, guard.root or '')} ({error.strerror})")
+    if isinstance(error, PrivateError):
+        return ImageError("image-missing", f"{name} is not read: {error.strerror}")
+    if isinstance(error, IsADirectoryError):
+        return ImageError("image-missing", f"{name} is a folder, not an image")
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return ImageError("image-missing", f"no file {name}; {_advice(location)}")
+        return ImageError("image-missing", f"no file {name}; {_advice(path)}")
     if error.errno == errno.ENAMETOOLONG:
         advice = "base64 data of an image needs data:image/png;base64, in front"
         return ImageError("image-missing", f"no file {name}: the name is too long; {advice}")
@@ -192,7 +124,7 @@ def _advice(location: str) -> str:
     near = near_names.near(location)
     if near is None:
         return near_names.tell_tale(location) or "restore it, or fix the path or media_dir"
-    return f"{_name(near.path)} exists: {near.difference}"
+    return f"{shown(near.path)} exists: {near.difference}"
 
 
 def _inline(uri: str) -> bytes:
@@ -215,11 +147,11 @@ def measure(location: str) -> Measured:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         if size == 0:
-            raise ImageError("image-unreadable", f"{_name(location)} is empty")
+            raise ImageError("image-unreadable", f"{shown(location)} is empty")
         height, width = read_size(file, size) or _size_by_pillow(file, location, size)
     if is_extreme(height, width):
         message = (
-            f"{_name(location)} is {height} x {width} (height x width), an aspect ratio over {MAX_ASPECT}; crop it"
+            f"{shown(location)} is {height} x {width} (height x width), an aspect ratio over {MAX_ASPECT}; crop it"
         )
         raise ImageError("image-extreme", message)
     return Measured(height, width)
@@ -250,14 +182,14 @@ def opened(file: IO[bytes], location: str) -> Iterator[Image.Image]:
         except UnidentifiedImageError as error:
             file.seek(0)
             found = first_bytes.what_it_is(file.read(first_bytes.HEAD))
-            raise ImageError("image-unreadable", f"{_name(location)} is not an image: it is {found}") from error
+            raise ImageError("image-unreadable", f"{shown(location)} is not an image: it is {found}") from error
         except Image.DecompressionBombError as error:
-            raise ImageError("image-unreadable", f"{_name(location)}: {error}") from error
+            raise ImageError("image-unreadable", f"{shown(location)}: {error}") from error
         except Exception as error:  # Pillow's parsers raise what they meet: OSError, SyntaxError, struct.error, ...
-            raise ImageError("image-unreadable", f"{_name(location)}: damaged header: {error}") from error
+            raise ImageError("image-unreadable", f"{shown(location)}: damaged header: {error}") from error
     with image:
         if image.width * image.height > MAX_IMAGE_PIXELS:
-            message = f"{_name(location)} has {image.width * image.height:,} pixels, over {MAX_IMAGE_PIXELS:,}"
+            message = f"{shown(location)} has {image.width * image.height:,} pixels, over {MAX_IMAGE_PIXELS:,}"
             raise ImageError("image-unreadable", message)
         yield image
 
@@ -272,7 +204,7 @@ def load(image: Image.Image, location: str) -> None:
         try:
             image.load()
         except Exception as error:  # as in `opened`: every decoder has errors of its own
-            raise ImageError("image-unreadable", f"{_name(location)}: truncated or damaged: {error}") from error
+            raise ImageError("image-unreadable", f"{shown(location)}: truncated or damaged: {error}") from error
 
 
 def turn(image: Image.Image) -> Image.Transpose | None:
@@ -376,12 +308,3 @@ def _ends_whole(image_format: str | None, file: IO[bytes], size: int) -> bool:
         return file.read(1) == b"\x3b"
     # The other formats are rare in training data: sure by decoding.
     return False
-
-
-def _name(location: str) -> str:
-    """How messages name an image; a name of any length stays readable."""
-    if location.startswith(INLINE):
-        return "the base64 data"
-    if location.startswith(members.PREFIX):
-        location = members.shown(location)
-    return repr(location if len(location) <= 300 else f"{location[:140]}...{location[-140:]}")

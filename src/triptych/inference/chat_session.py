@@ -15,7 +15,7 @@ from triptych.corpus.examine import Encoder
 from triptych.errors import ConfigError, Origin
 from triptych.family.family import ModelFiles, read_model_files
 from triptych.family.folders import ADAPTER_CONFIG
-from triptych.images import measure, pixels
+from triptych.images import identity, pixels
 from triptych.images.geometry import MAX_ASPECT, is_extreme
 from triptych.images.measure import ImageError
 from triptych.inference.generate import Answer, Prompt, stream
@@ -64,7 +64,7 @@ class Session:
         ref = ImageRef(str(Path(path).expanduser()))
         try:
             if isinstance(image, str):
-                picture = pixels.load_rgb(measure.locate(ref, os.getcwd(), confine=False, allow_remote=False))
+                picture = pixels.load_rgb(identity.locate(ref, os.getcwd(), identity.Rules()))
             else:
                 picture = pixels.to_rgb(ImageOps.exif_transpose(image))
         except ImageError as error:

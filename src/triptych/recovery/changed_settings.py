@@ -60,6 +60,7 @@ FATES: dict[str, tuple[Fate, str]] = {
     "data.supervise": ("refused", SHAPES_LOSS),
     "data.on_error": ("applied", ""),
     "data.allow_remote": ("applied", ""),
+    "data.allow_private": ("applied", ""),
     "data.decode": ("refused", "it decides the pixels"),
     "data.workers": ("applied", ""),
     "data.prefetch_mb": ("applied", ""),

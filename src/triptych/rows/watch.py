@@ -23,6 +23,7 @@ from triptych.images import identity
 from triptych.images.first_bytes import INLINE
 from triptych.images.measure import ImageError
 from triptych.sources import members
+from triptych.sources.access import guarded
 
 SLOT = 4096
 """Bytes of one process."""
@@ -54,6 +55,7 @@ def shown(image: str) -> str:
     """How a message names an image by its label."""
     if image.startswith(INLINE):
         return "a data URI"
+    image = guarded.path_of(image)
     return repr(members.shown(image) if image.startswith(members.PREFIX) else image)
 
 

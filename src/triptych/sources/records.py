@@ -102,6 +102,8 @@ class Source:
     """What is learned: every answer, the last one, or all text."""
     loss_weight: float = 1.0
     """How much its samples count in the loss; the weights in its records are multiplied by it."""
+    allow_private: bool = False
+    """Let records name URLs of this machine and of private networks; the data's own hosts are always read."""
 
     def __post_init__(self) -> None:
         """

@@ -13,17 +13,19 @@ from collections.abc import Callable
 from typing import IO, Any, cast
 
 from triptych.errors import ConfigError
+from triptych.sources.access import beneath, guarded, web
+from triptych.sources.access.guarded import Guard, Private
+from triptych.sources.access.web import BoundError, Bounds
 
 Stamp = tuple[int, int]
 """(size in bytes, version) of a file: its mtime in ns, or a number made of the ETag or date of a remote object."""
 
-REMOTE_BLOCK = 32 * 1024
-"""Bytes of one ranged read: the header of an image of many megabytes costs one or two of them."""
-CONNECT_SECONDS = 10.0
-READ_SECONDS = 30.0
-"""Silence after which a web server is given up."""
-PAUSES = (0.2, 1.0)
-"""Seconds before each new try of what a web server did not answer; the libraries of object stores try on their own."""
+IMAGE_BYTES = 1 << 26
+"""Of a remote image, at most."""
+IMAGE_SECONDS = 60.0
+"""For reading a remote image, at most."""
+STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf")
+"""Object stores that records may name images in, beside web servers."""
 RECENT_SECONDS = 60.0
 _GONE = (404, 410)
 _VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "mtime", "updated")
@@ -69,19 +71,54 @@ def parent(path: str) -> str:
 
 
 def open_binary(path: str) -> IO[bytes]:
-    """Open a file for reading; remote ones are read in ranges of ``REMOTE_BLOCK``.
+    """Open a file that the user named, for reading; remote ones are read range by range.
 
     Raises:
         OSError: if it cannot be opened.
     """
     if not is_remote(path):
         return open(path, "rb")
+    if is_web(path):
+        return web.open_web(path, Guard(private=Private.OWN_HOST), Bounds(), _options)
+    return _open_in_store(path)
+
+
+def open_guarded(location: str) -> IO[bytes]:
+    """Open a file that a record names, under the conditions of its location (see ``access.guarded``) and, if it is
+    remote, within ``IMAGE_BYTES`` and ``IMAGE_SECONDS``.
+
+    Raises:
+        OutsideError, PrivateError: if the conditions do not hold.
+        OSError: if it cannot be opened, is no regular file, or costs too much.
+    """
+    path, guard = guarded.parse(location)
+    if not is_remote(path):
+        return beneath.open_regular(path, guard.root)
+    if is_web(path):
+        return web.open_web(path, guard, Bounds(IMAGE_BYTES, IMAGE_SECONDS), _options)
+    file = _open_in_store(path)
+    size = file.seek(0, io.SEEK_END)
+    if size > IMAGE_BYTES:
+        file.close()
+        raise BoundError(errno.EFBIG, f"over {IMAGE_BYTES / 1e6:,.0f} MB; download it, or make it smaller", path)
+    file.seek(0)
+    return file
+
+
+def may_be_named(url: str, root: str) -> bool:
+    """Whether records may name a URL of this kind: web servers, object stores, and what the user named ``root`` by.
+
+    fsspec knows many more kinds, some of which read local files or run commands elsewhere.
+    """
+    kind = url.partition("://")[0]
+    known = kind in STORES or (is_remote(root) and kind == root.partition("://")[0])
+    return is_web(url) or (known and "::" not in url)  # fsspec would open one inside the other
+
+
+def _open_in_store(path: str) -> IO[bytes]:
     filesystem, inner = _filesystem(path)
-    opened = _remotely(path, lambda: filesystem.open(inner, "rb", block_size=REMOTE_BLOCK, cache_type="readahead"))
-    if opened.size is None:  # a web server that tells no length or serves no ranges: its file has only one direction
-        with opened:
-            return io.BytesIO(_remotely(path, opened.read))
-    return cast(IO[bytes], _RemoteFile(opened, path))
+    opened = _once(path, lambda: filesystem.open(inner, "rb", block_size=web.BLOCK, cache_type="readahead"))
+    return cast(IO[bytes], _StoredFile(opened, path))
 
 
 def stamp(path: str) -> Stamp | None:
@@ -161,7 +198,7 @@ def _options(path: str) -> dict[str, Any]:
         return {}
     import aiohttp
 
-    timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+    timeout = aiohttp.ClientTimeout(sock_connect=web.CONNECT_SECONDS, sock_read=web.READ_SECONDS)
     return {
         "client_kwargs": {"timeout": timeout, **_configured("client_kwargs", "http", "https")},
         # A signature holds for the address as it was signed: what has escapes already is sent as it is.
@@ -178,7 +215,7 @@ def _configured(name: str, *protocols: str) -> dict[str, Any]:
 
 def _remotely(path: str, call: Callable[[], Any]) -> Any:
     """Run one call to a remote place; its libraries raise what they like, callers here see OSError."""
-    for pause in PAUSES if is_web(path) else ():
+    for pause in web.PAUSES if is_web(path) else ():
         try:
             return _once(path, call)
         except (FileNotFoundError, PermissionError):
@@ -206,15 +243,15 @@ def _once(path: str, call: Callable[[], Any]) -> Any:
         raise OSError(errno.EIO, f"{type(cause).__name__}: {said}".removesuffix(": "), path) from error
 
 
-class _RemoteFile:
-    """A remote file whose read errors are OSError, whatever its library raises."""
+class _StoredFile:
+    """A file of an object store whose read errors are OSError, whatever its library raises."""
 
     def __init__(self, file: Any, path: str) -> None:
         self._file = file
         self._path = path
 
     def read(self, size: int = -1) -> bytes:
-        return cast(bytes, _remotely(self._path, lambda: self._file.read(size)))
+        return cast(bytes, _once(self._path, lambda: self._file.read(size)))
 
     def readinto(self, buffer: Any) -> int:
         content = self.read(len(buffer))
@@ -222,7 +259,7 @@ class _RemoteFile:
         return len(content)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return cast(int, _remotely(self._path, lambda: self._file.seek(offset, whence)))
+        return cast(int, _once(self._path, lambda: self._file.seek(offset, whence)))
 
     def tell(self) -> int:
         return cast(int, self._file.tell())
@@ -246,7 +283,7 @@ class _RemoteFile:
     def close(self) -> None:
         self._file.close()
 
-    def __enter__(self) -> _RemoteFile:
+    def __enter__(self) -> _StoredFile:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -67,7 +67,7 @@ class SourceSettings(Settings):
 
     @model_validator(mode="after")
     def _known_names(self) -> Self:
-        in_pydantic(lambda: self.source(allow_remote=True))
+        in_pydantic(self.source)
         return self
 
     @model_validator(mode="after")
@@ -79,7 +79,9 @@ class SourceSettings(Settings):
     def share(self) -> Share:
         return Share(self.weight, self.epochs, self.max_samples)
 
-    def source(self, *, allow_remote: bool, supervise: Supervise = "answers") -> Source:
+    def source(
+        self, *, allow_remote: bool = True, allow_private: bool = False, supervise: Supervise = "answers"
+    ) -> Source:
         path = self.path if isinstance(self.path, str) else tuple(self.path)
         return Source(
             path,
@@ -95,6 +97,7 @@ class SourceSettings(Settings):
             ignore=self.ignore,
             supervise=supervise,
             loss_weight=self.loss_weight,
+            allow_private=allow_private,
         )
 
 
@@ -121,6 +124,8 @@ class DataSettings(Settings):
     """Defective samples end the run before a model is loaded, or are left out and listed in ``rejected.jsonl``."""
     allow_remote: bool = False
     """Read data files and images behind URLs (``s3://``, ``gs://``, ``https://``, ...) through fsspec."""
+    allow_private: bool = False
+    """Let records name URLs of this machine and of private networks; hosts of ``path`` and ``media_dir`` always are."""
     decode: Literal["exact", "fast"] = "exact"
     """``fast``: JPEGs of at least twice the size they are resized to are scaled while they are decoded."""
     workers: Annotated[int, Field(ge=0)] = 2

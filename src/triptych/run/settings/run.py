@@ -75,7 +75,8 @@ class RunSettings(Settings):
     def sources(self, split: Literal["train", "eval"]) -> list[Source]:
         sources: list[SourceSettings] = getattr(self.data, split)
         data = self.data
-        return [source.source(allow_remote=data.allow_remote, supervise=data.supervise) for source in sources]
+        kept = {name: getattr(data, name) for name in ("allow_remote", "allow_private", "supervise")}
+        return [source.source(**kept) for source in sources]
 
 
 LISTED: dict[str, Any] = {
