@@ -43,7 +43,7 @@ from triptych.family.family import FAMILIES
 from triptych.forward.attention import install_attention
 from triptych.forward.batch import Batch
 from triptych.forward.flops import FlopCounter, device_peak
-from triptych.forward.memory import MemoryModel, RowSize
+from triptych.forward.memory import MemoryModel, RowSize, StepOptions
 from triptych.forward.row_forward import RowForward
 from triptych.images.geometry import Geometry
 from triptych.model.device import allow_any_length
@@ -190,7 +190,11 @@ def run(case: Case) -> dict[str, Any]:
     row = make_row(case, GEOMETRY)
     size = RowSize(row.input_ids.shape[1], len(row.pixels), len(row.targets))
     estimate = MemoryModel(
-        model, FAMILY, model.config, torch.bfloat16, checkpointing=case.checkpointing, attention=attention.name
+        model,
+        FAMILY,
+        model.config,
+        torch.bfloat16,
+        StepOptions(checkpointing=case.checkpointing, attention=attention.name),
     ).step(size)
     flops = FlopCounter(model, FAMILY, model.config).row(row)
     forward = RowForward(_normalizer(GEOMETRY).to(device), attention=attention)

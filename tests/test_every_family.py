@@ -23,7 +23,7 @@ from triptych.forward.attention import install_attention
 from triptych.forward.batch import build_batch
 from triptych.forward.flops import FlopCounter
 from triptych.forward.isolation import PACKED, choose_isolation
-from triptych.forward.memory import MemoryModel, RowSize
+from triptych.forward.memory import MemoryModel, RowSize, StepOptions
 from triptych.forward.row_forward import RowForward
 from triptych.inference.answering import predict
 from triptych.model.loading import PixelNormalizer, load_model
@@ -129,7 +129,9 @@ def test_the_memory_estimate_is_what_the_backward_pass_is_given(
     forward = RowForward(PixelNormalizer(prepared.files), isolation, chosen)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         forward.summed_loss(trained, batch)
-    estimate = MemoryModel(trained, family, trained.config, torch.float32, checkpointing=False, attention=chosen.name)
+    estimate = MemoryModel(
+        trained, family, trained.config, torch.float32, StepOptions(checkpointing=False, attention=chosen.name)
+    )
     step = estimate.step(RowSize(batch.input_ids.shape[1], len(batch.pixels), len(batch.targets)))
     ratio = sum(kept.values()) / step.activations  # logits are there while the loss is computed, and not kept
     # The reference path of linear attention fills chunks of 64 tokens, and the samples here are shorter than that.

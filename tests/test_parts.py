@@ -20,7 +20,7 @@ from triptych.family.shapes import read_shapes
 from triptych.forward.attention import IMPLEMENTATIONS, Attention
 from triptych.forward.batch import Batch, build_batch
 from triptych.forward.flops import FlopCounter
-from triptych.forward.memory import MemoryModel, RowSize
+from triptych.forward.memory import MemoryModel, RowSize, StepOptions
 from triptych.forward.row_forward import RowForward
 from triptych.model.loading import PixelNormalizer, load_model
 from triptych.model.parts import PartMap
@@ -146,7 +146,7 @@ def test_the_memory_estimate_is_what_a_step_keeps(
     ):
         RowForward(normalizer).summed_loss(model, batch)
     size = RowSize(batch.input_ids.shape[1], len(batch.pixels), len(batch.targets))
-    step = MemoryModel(model, family, config, dtype, checkpointing=False).step(size)
+    step = MemoryModel(model, family, config, dtype, StepOptions(checkpointing=False)).step(size)
     measured = sum(storage.nbytes() for storage in kept.values())
     assert 0.85 < measured / step.activations < 1.15
     stored = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.parameters()}
@@ -172,7 +172,9 @@ def test_four_bit_weights_are_planned_at_four_bits_and_their_scales(small_model_
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     assert packed == {name for name in sizes if "language_model" in name and name.endswith("base_layer.weight")}
     size = RowSize(10, 0, 2)
-    wide = MemoryModel(model, family, config, torch.bfloat16, checkpointing=False).step(size)
-    narrow = MemoryModel(model, family, config, torch.bfloat16, checkpointing=False, packed=packed).step(size)
+    wide = MemoryModel(model, family, config, torch.bfloat16, StepOptions(checkpointing=False)).step(size)
+    narrow = MemoryModel(model, family, config, torch.bfloat16, StepOptions(checkpointing=False, packed=packed)).step(
+        size
+    )
     saved = sum(sizes[name] for name in packed) * (2 - BYTES_PER_WEIGHT)
     assert wide.weights - narrow.weights == pytest.approx(saved, abs=len(packed))

@@ -15,7 +15,7 @@ from triptych.commands.plan import PlanOptions, plan
 from triptych.errors import ConfigError
 from triptych.forward.attention import install_attention
 from triptych.forward.batch import build_batch
-from triptych.forward.memory import MemoryModel, RowSize
+from triptych.forward.memory import MemoryModel, RowSize, StepOptions
 from triptych.forward.row_forward import RowForward
 from triptych.model.loading import PixelNormalizer, load_model
 from triptych.model.trainable import checkpoint_layers, set_up_training
@@ -162,7 +162,9 @@ def test_the_estimate_is_what_the_backward_pass_is_given(run_file: Path, overrid
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = RowForward(PixelNormalizer(prepared.files), attention=attention).summed_loss(model, batch)
     name = attention.name
-    estimate = MemoryModel(model, family, model.config, torch.float32, checkpointing=checkpointing, attention=name)
+    estimate = MemoryModel(
+        model, family, model.config, torch.float32, StepOptions(checkpointing=checkpointing, attention=name)
+    )
     size = RowSize(batch.input_ids.shape[1], len(batch.pixels), len(batch.targets))
     step = estimate.step(size)
     assert loss.item() > 0
@@ -170,7 +172,9 @@ def test_the_estimate_is_what_the_backward_pass_is_given(run_file: Path, overrid
     expected = step.activations  # logits are there while the loss is computed, and not kept
     if checkpointing:
         # The hooks do not see the layer that is computed again in the backward pass; the estimate holds one.
-        all_kept = MemoryModel(model, family, model.config, torch.float32, checkpointing=False, attention=name)
+        all_kept = MemoryModel(
+            model, family, model.config, torch.float32, StepOptions(checkpointing=False, attention=name)
+        )
         everything = all_kept.step(size)
         assert measured < expected < everything.total - everything.weights - everything.gradients
     else:

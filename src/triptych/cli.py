@@ -178,10 +178,11 @@ def encode(
     pixels: Annotated[Path | None, typer.Option(help="Also decode, and store pixel values in this .npz.")] = None,
 ) -> None:
     """Print one JSON line per sample: exactly what the model will see."""
+    from triptych.commands.encode import PixelLimits
     from triptych.commands.encode import encode as run_encode
 
-    limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-    raise typer.Exit(run_encode(data, model=model, source=source, out=out, pixels=pixels, **limits))
+    limits = PixelLimits(min_pixels, max_pixels)
+    raise typer.Exit(run_encode(data, model=model, source=source, limits=limits, out=out, pixels=pixels))
 
 
 @app.command(epilog=_example("convert"))

@@ -15,7 +15,7 @@ import tiny
 from equivalence import image_files, oracle
 from equivalence.test_text import BLANKS, CONVERSATIONS, SIZES, Turns, images_of, labels_of, record
 from families import FAMILIES, released_template
-from triptych.commands.encode import encode
+from triptych.commands.encode import PixelLimits, encode
 from triptych.commands.options import SourceOptions
 from triptych.errors import ModelError
 from triptych.family.family import read_model_files
@@ -86,7 +86,12 @@ class Model:
         data = oracle.write_records(self.scratch, records)
         limits = {"min_pixels": None, "max_pixels": None}
         assert not encode(
-            [str(data)], model=str(self.folder), source=SourceOptions(str(self.media)), out=out, pixels=pixels, **limits
+            [str(data)],
+            model=str(self.folder),
+            source=SourceOptions(str(self.media)),
+            out=out,
+            pixels=pixels,
+            limits=PixelLimits(**limits),
         )
         return oracle.read_lines(out)
 

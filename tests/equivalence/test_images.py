@@ -20,7 +20,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 import tiny
 from equivalence import image_files, oracle
-from triptych.commands.encode import encode
+from triptych.commands.encode import PixelLimits, encode
 from triptych.commands.options import SourceOptions
 from triptych.images import identity, measure, pixels
 from triptych.images.geometry import Geometry, share_tokens
@@ -69,8 +69,7 @@ def encoded(files: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFacto
             [str(data)],
             model=str(model_dir),
             source=SourceOptions(str(files)),
-            min_pixels=least,
-            max_pixels=most,
+            limits=PixelLimits(least, most),
             out=out,
             pixels=store,
         )

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 import tiny
 from equivalence import oracle
 from families import FAMILIES
-from triptych.commands.encode import encode
+from triptych.commands.encode import PixelLimits, encode
 from triptych.errors import Origin
 from triptych.family.family import ModelFiles, read_model_files
 from triptych.images.geometry import Geometry
@@ -101,7 +101,7 @@ def test_positions_around_a_image_of_any_shape_are_rope_index(
 def test_the_lines_of_encode_hold_the_rope_index(model: PreTrainedModel, tmp_path: Path) -> None:
     data = tiny.write_dataset(tmp_path, 24)
     out = tmp_path / "out.jsonl"
-    encode([str(data)], model=model.name_or_path, min_pixels=None, max_pixels=None, out=out, pixels=None)
+    encode([str(data)], model=model.name_or_path, limits=PixelLimits(), out=out, pixels=None)
     lines = oracle.read_lines(out)
     assert len(lines) == 24
     for line in lines:
@@ -112,7 +112,7 @@ def test_the_drawn_example_of_the_layout_holds() -> None:
     word, start, pad, end = 5, 6, 7, 8
     encoded = Encoded(
         ids=np.array([word, start, pad, end, word], np.int32),
-        supervised=np.array([False, False, False, False, True]),
+        weights=np.array([0, 0, 0, 0, 1], np.float32),
         slots=np.array([2], np.int32),
     )
     geometry = Geometry(patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=784, max_pixels=784 * 64)

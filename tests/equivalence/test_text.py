@@ -13,7 +13,7 @@ import pytest
 
 import tiny
 from equivalence import oracle
-from triptych.commands.encode import encode
+from triptych.commands.encode import PixelLimits, encode
 from triptych.commands.options import SourceOptions
 from triptych.quickstart.tiny import make_tiny_tokenizer
 
@@ -149,8 +149,7 @@ def encode_records(media: Path, model: Path, tmp_path: Path) -> Any:
             [str(oracle.write_records(tmp_path, records))],
             model=str(model),
             source=SourceOptions(str(media)),
-            min_pixels=None,
-            max_pixels=None,
+            limits=PixelLimits(),
             out=out,
             pixels=None,
         )

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -23,13 +23,19 @@ from triptych.terminal import Terminal
 from triptych.text.layout import Budget, Layout
 
 
+class PixelLimits(NamedTuple):
+    """Smallest and largest area of a resized image, px; None for the model's own."""
+
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+
 def encode(
     data: Sequence[str],
     *,
     model: str,
     source: SourceOptions | None = None,
-    min_pixels: int | None,
-    max_pixels: int | None,
+    limits: PixelLimits,
     out: Path | None,
     pixels: Path | None,
 ) -> int:
@@ -43,7 +49,7 @@ def encode(
         ModelError: if the model folder cannot be used.
     """
     files = read_model_files(model)
-    geometry = files.geometry.limit(min_pixels=min_pixels, max_pixels=max_pixels)
+    geometry = files.geometry.limit(**limits._asdict())
     if geometry.min_pixels > geometry.max_pixels:
         raise ConfigError(f"min-pixels {geometry.min_pixels:,} is larger than max-pixels {geometry.max_pixels:,}")
     encoder = Encoder(files.template(), geometry, Budget(), files.text_hash())

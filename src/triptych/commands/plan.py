@@ -83,7 +83,7 @@ def plan(run: Path, overrides: Sequence[str], options: PlanOptions) -> None:
     cost = model_cost(settings.model.recipe, prepared.files.shapes)
     planned = plan_training(settings, corpus, options.world_size, cost)
     seconds = time.monotonic() - began
-    view = PlanView(settings, prepared, planned, RowSums(corpus, planned), forecast, cost, options)
+    view = PlanView(prepared, planned, RowSums(corpus, planned), forecast, cost, options)
     if not options.as_json:
         out.line(f"planned in {seconds:.1f} s")
         view.print(out)
@@ -100,7 +100,6 @@ class PlanView:
 
     def __init__(
         self,
-        settings: RunSettings,
         prepared: Prepared,
         planned: Plan,
         rows: RowSums,
@@ -112,7 +111,8 @@ class PlanView:
         from triptych.estimate.fit import longest
         from triptych.estimate.forecast import savings
 
-        self.settings, self.prepared, self.planned, self.rows = settings, prepared, planned, rows
+        self.settings: RunSettings = forecast.settings
+        self.prepared, self.planned, self.rows = prepared, planned, rows
         self.forecast, self.cost, self.options = forecast, cost, options
         corpus = prepared.corpora["train"]
         self.worst = forecast.worst(rows)
@@ -124,8 +124,8 @@ class PlanView:
             int(self.costs.sum()),
             rows,
             forecast.target,
-            checkpointing=settings.train.gradient_checkpointing,
-            output=Path(settings.output),
+            checkpointing=self.settings.train.gradient_checkpointing,
+            output=Path(self.settings.output),
             ranks=options.world_size,
         )
 

@@ -179,7 +179,7 @@ def load_or_build_index(
         with FileLock(lock):
             for target in broken:
                 shutil.rmtree(target, ignore_errors=True)
-            _build(sources, files, folders, template, lock, engine, progress)
+            _build(list(zip(files, folders, strict=True)), Examiner(sources, template), lock, engine, progress)
     mark_used(target / ABOUT for target in set(folders))
     return Index(files, folders)
 
@@ -212,15 +212,10 @@ def _canonical(path: str) -> str:
 
 
 def _build(
-    sources: Sequence[Source],
-    files: Sequence[DataFile],
-    folders: Sequence[Path],
-    template: Template | None,
-    lock: Path,
-    engine: Engine,
-    progress: Progress,
+    parts: Sequence[tuple[DataFile, Path]], examiner: Examiner, lock: Path, engine: Engine, progress: Progress
 ) -> None:
     """Build the parts that are missing, all at once, each put in place as it is finished."""
+    files, folders = [file for file, _ in parts], [folder for _, folder in parts]
     for left in lock.parent.glob(f".{lock.stem}-*"):  # of a build that was killed: its lock is ours now
         shutil.rmtree(left, ignore_errors=True)
     missing = [number for number, target in enumerate(folders) if not target.exists()]
@@ -243,7 +238,7 @@ def _build(
         tasks = (
             Task(files[number].source, number, shard) for number in missing for shard in readers.cut(files[number].path)
         )
-        for examined in engine.map(Examiner(sources, template), tasks):
+        for examined in engine.map(examiner, tasks):
             finish(examined.task.file)
             writer = writer or PartWriter(building, progress)
             writer.add(examined)

@@ -17,7 +17,7 @@ from triptych.errors import ConfigError
 from triptych.estimate.devices import Target
 from triptych.family.family import ModelFiles
 from triptych.forward.attention import choose_attention
-from triptych.forward.memory import MemoryModel, RowSize, StepMemory
+from triptych.forward.memory import MemoryModel, RowSize, StepMemory, StepOptions
 from triptych.model.loading import empty_model
 from triptych.model.qlora import quantised_weights
 from triptych.model.trainable import set_up_training
@@ -84,10 +84,12 @@ class Forecast:
             self.files.family,
             model.config,
             self.target.precision,
-            checkpointing=settings.train.gradient_checkpointing,
-            attention=attention,
-            packed=packed,
-            logits_limit=settings.train.logits_bytes,
+            StepOptions(
+                checkpointing=settings.train.gradient_checkpointing,
+                attention=attention,
+                packed=packed,
+                logits_limit=settings.train.logits_bytes,
+            ),
         )
 
     def worst(self, rows: RowSums) -> int:

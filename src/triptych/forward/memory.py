@@ -54,6 +54,20 @@ class StepMemory:
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
 
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """How a step is computed, where it decides what is kept."""
+
+    checkpointing: bool = False
+    """Whether activations are computed again in the backward pass"""
+    packed: Collection[str] = ()
+    """Names of the weights that will be in 4 bits, where the model was made without that"""
+    attention: AttentionName = "sdpa"
+    """What computes attention, as chosen; not ``auto``"""
+    logits_limit: int | None = None
+    """Bytes of the largest logits tensor; None for the default on a GPU"""
+
+
 class MemoryModel:
     """Counts the tensors that a step keeps, per token and patch, as Korthikanti et al. 2022 (section 4.1) do for GPT.
 
@@ -74,11 +88,7 @@ class MemoryModel:
         family: Family,
         config: Any,
         precision: torch.dtype,
-        *,
-        checkpointing: bool,
-        packed: Collection[str] = (),
-        attention: AttentionName = "sdpa",
-        logits_limit: int | None = None,
+        options: StepOptions = StepOptions(),
     ) -> None:
         """
         Args:
@@ -86,24 +96,22 @@ class MemoryModel:
             family: names its parts.
             config: of the model.
             precision: of the arithmetic.
-            checkpointing: whether activations are computed again in the backward pass.
-            packed: names of the weights that will be in 4 bits, where the model was made without that.
-            attention: what computes attention, as chosen; not ``auto``.
-            logits_limit: bytes of the largest logits tensor; None for the default on a GPU.
+            options: how a step is computed.
         """
+        checkpointing, attention = options.checkpointing, options.attention
         self._bytes = precision.itemsize
         self._trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         # Autocast keeps what it made of the float32 weights for the backward pass.
         self._casts = self._trained * self._bytes if self._bytes < FLOAT32 else 0
         self._weights = sum(
-            round(p.numel() * (BYTES_PER_WEIGHT if name in packed else p.element_size()))
+            round(p.numel() * (BYTES_PER_WEIGHT if name in options.packed else p.element_size()))
             for name, p in model.named_parameters()
         )
         parts = PartMap(model, family)
         learning = [parts.place(name) for name, parameter in model.named_parameters() if parameter.requires_grad]
         shapes = read_shapes(config.to_dict())
         self._vocabulary, self._width = shapes.language.vocabulary, shapes.language.width
-        limit = default_limit(torch.device("cuda")) if logits_limit is None else logits_limit
+        limit = default_limit(torch.device("cuda")) if options.logits_limit is None else options.logits_limit
         self._logits_at_once = tokens_at_once(limit, self._vocabulary)
         self._head_learns = any(
             parameter.requires_grad and (HEAD in name or "embed_tokens" in name)

@@ -18,7 +18,7 @@ from triptych.family.folders import ADAPTER_CONFIG
 from triptych.images import identity, pixels
 from triptych.images.geometry import MAX_ASPECT, is_extreme
 from triptych.images.measure import ImageError
-from triptych.inference.generate import Answer, Prompt, stream
+from triptych.inference.generate import Answer, Prompt, Sampling, stream
 from triptych.model.device import choose_device
 from triptych.model.loading import PixelNormalizer, choose_precision
 from triptych.model.trained import load_trained, quiet_loading
@@ -88,15 +88,8 @@ class Session:
         turns = (*self.turns, Turn("user", self.parts(text), False))
         prompt, opening = self.prompt(turns)
         template = self.encoder.template
-        answer = stream(
-            self.model,
-            prompt,
-            template,
-            self.normalizer,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            write=write,
-        )
+        sampling = Sampling(self.max_new_tokens, self.temperature)
+        answer = stream(self.model, prompt, template, self.normalizer, sampling, write)
         if answer.ids or answer.finished:  # else it was interrupted at once
             self.turns = (*turns, Turn("assistant", (opening + template.decode(answer.ids),), True))
             self.shown = len(self.images)

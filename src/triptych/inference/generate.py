@@ -49,9 +49,19 @@ def answer(
     """Answer ``prompts`` together, each as if alone, taking the likeliest token every time."""
     inputs = _inputs(model, prompts, template, normalizer)
     longest = inputs["input_ids"].shape[1]
-    config = _generation(template, max_new_tokens, temperature=0.0)
+    config = _generation(template, Sampling(max_new_tokens))
     written = model.generate(**inputs, generation_config=config)[:, longest:].tolist()  # type: ignore[operator]
     return [_until_end(tokens, template.turn_end) for tokens in written]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the tokens of an answer are chosen."""
+
+    max_new_tokens: int
+    """Longest answer"""
+    temperature: float = 0.0
+    """0 for the likeliest token every time, else the temperature that tokens are drawn at"""
 
 
 def stream(
@@ -59,9 +69,7 @@ def stream(
     prompt: Prompt,
     template: Template,
     normalizer: PixelNormalizer,
-    *,
-    max_new_tokens: int,
-    temperature: float,
+    sampling: Sampling,
     write: Callable[[str], None],
 ) -> Answer:
     """Answer one prompt and hand on its text in pieces as it is written; together they are the decoded answer.
@@ -73,12 +81,11 @@ def stream(
         prompt: what was said so far.
         template: the model's markup.
         normalizer: on the model's device.
-        max_new_tokens: longest answer.
-        temperature: 0 for the likeliest token every time, else the temperature that tokens are drawn at.
+        sampling: how long the answer may be, and how its tokens are chosen.
         write: called with every piece.
     """
     pieces = _Pieces(template, write)
-    config = _generation(template, max_new_tokens, temperature=temperature)
+    config = _generation(template, sampling)
     try:
         with torch.inference_mode():
             inputs = _inputs(model, [prompt], template, normalizer)
@@ -146,12 +153,12 @@ def _inputs(
     return inputs
 
 
-def _generation(template: Template, max_new_tokens: int, *, temperature: float) -> GenerationConfig:
+def _generation(template: Template, sampling: Sampling) -> GenerationConfig:
     # What is not said here, `generate` takes from the model's own settings; a temperature draws from all tokens.
-    drawing = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    drawing = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
     return GenerationConfig(  # type: ignore[no-untyped-call]
-        **(drawing if temperature else {"do_sample": False}),
-        max_new_tokens=max_new_tokens,
+        **(drawing if sampling.temperature else {"do_sample": False}),
+        max_new_tokens=sampling.max_new_tokens,
         eos_token_id=template.turn_end,
         pad_token_id=template.turn_end,
         # The model's own generation config would fill in what is not said, and Qwen2.5-VL's punishes repetition.

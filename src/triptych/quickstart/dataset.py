@@ -1,7 +1,7 @@
 """Writes the quickstart's data: images of handwritten digits, and conversations about several of them."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -29,30 +29,28 @@ def write_dataset(
 
     ``on_scan`` is called with 1 after every scan whose images are written, for a progress bar.
     """
-    return _write(out, TRAIN_TASKS, TASKS, IMAGES_PER_SCAN, train_samples, test_samples, seed, on_scan)
+    parts = {"train": (TRAIN_TASKS, train_samples), "test": (TASKS, test_samples)}
+    return _write(out, parts, IMAGES_PER_SCAN, seed, on_scan)
 
 
 def write_base_dataset(out: Path, *, train_samples: int, test_samples: int, seed: int) -> DatasetFiles:
     """What the tiny base model is trained on, one image or none, and tested on: naming the digit of one image."""
-    return _write(out, BASE_TASKS, (name,), IMAGES_PER_SCAN_BASE, train_samples, test_samples, seed)
+    parts = {"train": (BASE_TASKS, train_samples), "test": ((name,), test_samples)}
+    return _write(out, parts, IMAGES_PER_SCAN_BASE, seed)
 
 
 def _write(
     out: Path,
-    train_tasks: tuple[Task, ...],
-    test_tasks: tuple[Task, ...],
+    parts: Mapping[str, tuple[tuple[Task, ...], int]],
     views: int,
-    train_samples: int,
-    test_samples: int,
     seed: int,
     on_scan: Callable[[int], None] = lambda _: None,
 ) -> DatasetFiles:
-    """Training and test data share no scan, so the test asks about handwriting never seen before."""
-    train_scans, test_scans = split_scans()
-    for part, tasks, scans, count in (
-        ("train", train_tasks, train_scans, train_samples),
-        ("test", test_tasks, test_scans, test_samples),
-    ):
+    """Training and test data share no scan, so the test asks about handwriting never seen before.
+
+    ``parts`` holds the tasks and the number of samples of ``train`` and ``test``.
+    """
+    for (part, (tasks, count)), scans in zip(parts.items(), split_scans(), strict=True):
         rng = Random(f"{seed} {part}")
         album = _write_album(out / "images" / part, scans if count else [], views, rng, on_scan)
         samples = [tasks[i % len(tasks)](album, LANGUAGES[i // len(tasks) % 2], rng) for i in range(count)]
