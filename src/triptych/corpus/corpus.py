@@ -110,6 +110,16 @@ class Corpus:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["path"])  # type: ignore[misc]
 
+    @property
+    def index(self) -> Index:
+        """What the data files hold, before the limits of the run."""
+        return self._index
+
+    @cached_property
+    def numbers(self) -> NDArray[np.int64]:
+        """(K,) number of each sample in the index"""
+        return self._numbers("sample")
+
     @cached_property
     def lengths(self) -> Lengths:
         return Lengths(self._numbers("tokens"), self._numbers("patches"))
@@ -130,7 +140,7 @@ class Corpus:
 
         Images that were shrunk into a sample's budget are taken as of equal size, which those over its cap are.
         """
-        patches = self._natural_patches().astype(np.float64)
+        patches = self.natural_patches().astype(np.float64)
         natural, squares = np.zeros((2, self._index.sample_count))
         for start, _, first_image, (images,) in self._index.sample_batches("images"):
             numbers, counts = images.values.to_numpy() + first_image, np.diff(images.offsets.to_numpy())
@@ -145,7 +155,7 @@ class Corpus:
         """(K,) cost of each sample in millions of FLOPs."""
         return cost.of(self.lengths, self.squared_patches, self.supervised)
 
-    def _natural_patches(self) -> NDArray[np.int64]:
+    def natural_patches(self) -> NDArray[np.int64]:
         """(I,) patches of each image under the limits per image; 0 where its size is not known."""
         height, width = (self._sizes.column(name).to_numpy().astype(np.int64) for name in ("height", "width"))
         distinct, places = np.unique(height << 32 | width, return_inverse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from triptych.planning.balance import balance_rows, balance_samples, group_similar
 from triptych.planning.mixture import Mixture
 from triptych.planning.packing import even_out, group, pack
+from triptych.planning.sharing import Saved, Sharing, fill_rows, make_units
 
 JITTER = 0.1
 """Lengths are blurred by up to this share before they are sorted, so that an epoch pairs samples differently."""
@@ -52,6 +53,8 @@ class Plan:
     """(rows + 1,) where each row starts in ``samples``."""
     epoch_bounds: NDArray[np.int64]
     """(epochs + 1,) the first row of each epoch."""
+    saved: Saved | None = None
+    """What each of ``samples`` need not cost after the one before it in its row; None where nothing is shared."""
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -63,6 +66,20 @@ class Plan:
     def sums(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """(rows,) the sum over each row's samples of (K,) values."""
         return _sums(values[self.samples], self.bounds)
+
+    def lengths(self, lengths: Lengths) -> Lengths:
+        """(rows,) tokens and patches of each row, what its samples share counted once."""
+        tokens, patches = self.sums(lengths.tokens), self.sums(lengths.patches)
+        if self.saved is None:
+            return Lengths(tokens, patches)
+        return Lengths(tokens - _sums(self.saved.tokens, self.bounds), patches - _sums(self.saved.patches, self.bounds))
+
+    def costs(self, costs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(rows,) cost of each row, of (K,) those of the samples; what they share is counted once."""
+        found = self.sums(costs)
+        if self.saved is None or not len(self.saved.costs):
+            return found
+        return found - _sums(self.saved.costs, self.bounds)
 
     def epoch_of(self, row: int) -> float:
         """Epochs completed once ``row`` rows are done, with its fraction."""
@@ -81,6 +98,7 @@ def make_plan(
     rows_per_step: int = 1,
     costs: NDArray[np.int64] | None = None,
     mixture: Mixture | None = None,
+    sharing: Sharing | None = None,
 ) -> Plan:
     """Plan ``epochs`` passes over the samples, each shuffled and packed again.
 
@@ -95,6 +113,8 @@ def make_plan(
             to ranks by cost, samples to the rows of a step where their number is fixed, and packed rows of similar cost
             share a step where the batch asks for it. None: everything stays in the order in which it was drawn.
         mixture: how much of each source an epoch holds; None for every sample once.
+        sharing: what the samples share; with it, those that begin alike are packed together, and stand side by side in
+            their row. Rows and steps hold as many samples as without.
 
     Raises:
         ValueError: if a sample is over the budget of a row, or costs are given and the rows of a step do not divide
@@ -108,11 +128,17 @@ def make_plan(
         random = np.random.default_rng((seed, epoch))
         drawn = np.arange(len(lengths.tokens)) if mixture is None or mixture.plain else mixture.draw(epoch, seed)
         steps = None if costs is None else _Steps(costs, rows_per_step, int(epoch_bounds[epoch]))
-        order, epoch_counts = _epoch_rows(lengths, batch, random.permutation(drawn), random, steps)
+        if sharing is None:
+            order, epoch_counts = _epoch_rows(lengths, batch, random.permutation(drawn), random, steps)
+        else:
+            order, epoch_counts = _shared_rows(lengths, batch, drawn, sharing, random, steps)
         samples.append(order)
         counts.append(epoch_counts)
         epoch_bounds[epoch + 1] = epoch_bounds[epoch] + len(epoch_counts)
-    return _plan(np.concatenate(samples), np.concatenate(counts), epoch_bounds, world_size, rows_per_step, costs)
+    plan = _plan(np.concatenate(samples), np.concatenate(counts), epoch_bounds, world_size)
+    if sharing is not None:
+        plan = replace(plan, saved=_saved(plan, lengths, costs, sharing))
+    return plan if costs is None else _balanced(plan, costs, rows_per_step, world_size)
 
 
 def sequential_plan(
@@ -129,7 +155,8 @@ def sequential_plan(
         order, rows = _pack(lengths, batch, lengths.tokens.astype(np.float64), order)
     samples, counts = _gather(order, rows)
     one_step = world_size * max(1, -(-len(counts) // world_size))
-    return _plan(samples, counts, np.array([0, len(counts)]), world_size, one_step, costs)
+    plan = _plan(samples, counts, np.array([0, len(counts)]), world_size)
+    return plan if costs is None else _balanced(plan, costs, one_step, world_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +178,56 @@ def _epoch_rows(
         if steps is not None:
             order = order[balance_samples(steps.costs[order], batch.samples, steps.rows_per_step, steps.first_row)]
         return _gather(order, group(len(order), batch.samples))
-    blurred = lengths.tokens * random.uniform(1 - JITTER, 1 + JITTER, len(lengths.tokens))
-    order, rows = _pack(lengths, batch, blurred, order)
+    order, rows = _pack(lengths, batch, lengths.tokens * _blur(len(lengths.tokens), random), order)
+    row_costs = None if steps is None else np.bincount(rows, steps.costs[order]).astype(np.int64)
+    return _gather(order, _shuffled(rows, batch, row_costs, random, steps))
+
+
+def _shared_rows(
+    lengths: Lengths,
+    batch: BatchSpec,
+    drawn: NDArray[np.int64],
+    sharing: Sharing,
+    random: np.random.Generator,
+    steps: _Steps | None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """``_epoch_rows`` with samples that begin alike in one row, in the order of ``sharing``."""
+    if batch.samples:
+        units = make_units(drawn, sharing, [np.ones_like(lengths.tokens)], [batch.samples], random)
+        rows = random.permutation(-(-len(drawn) // batch.samples))[
+            fill_rows(np.diff(units.bounds), batch.samples, random)
+        ]
+    else:
+        patches = batch.patches if batch.patches is not None else int(lengths.patches[drawn].sum())
+        sizes = [lengths.tokens, lengths.patches]
+        units = make_units(drawn, sharing, sizes, [batch.tokens or 0, patches], random)
+        own = Lengths(*(units.sums(size) for size in sizes))
+        order = random.permutation(len(own.tokens))
+        order, packed = _pack(own, batch, own.tokens * _blur(len(own.tokens), random), order)
+        row_costs = None if steps is None else np.bincount(packed, units.sums(steps.costs)[order]).astype(np.int64)
+        of_unit = np.empty(len(order), np.int64)
+        of_unit[order] = _shuffled(packed, batch, row_costs, random, steps)
+        rows = np.repeat(of_unit, np.diff(units.bounds))
+    by_place = np.argsort(units.places, kind="stable")
+    return _gather(units.samples[by_place], rows[by_place])
+
+
+def _blur(count: int, random: np.random.Generator) -> NDArray[np.float64]:
+    return random.uniform(1 - JITTER, 1 + JITTER, count)
+
+
+def _shuffled(
+    rows: NDArray[np.int64],
+    batch: BatchSpec,
+    row_costs: NDArray[np.int64] | None,
+    random: np.random.Generator,
+    steps: _Steps | None,
+) -> NDArray[np.int64]:
+    """Packed rows in the order in which they come."""
     shuffled = random.permutation(rows.max(initial=-1) + 1)
-    if steps is not None and batch.group_similar:
-        row_costs = np.zeros(len(shuffled), np.int64)
-        np.add.at(row_costs, rows, steps.costs[order])
+    if steps is not None and row_costs is not None and batch.group_similar:
         shuffled = shuffled[group_similar(row_costs[shuffled], steps.rows_per_step, steps.first_row, random)]
-    return _gather(order, np.argsort(shuffled)[rows])
+    return np.asarray(np.argsort(shuffled)[rows], np.int64)
 
 
 def _pack(
@@ -179,22 +248,31 @@ def _gather(order: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[
 
 
 def _plan(
-    samples: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    epoch_bounds: NDArray[np.int64],
-    world_size: int,
-    rows_per_step: int,
-    costs: NDArray[np.int64] | None,
+    samples: NDArray[np.int64], counts: NDArray[np.int64], epoch_bounds: NDArray[np.int64], world_size: int
 ) -> Plan:
     counts = even_out(counts, world_size)
     epoch_bounds[-1] = len(counts)
+    return Plan(samples, np.concatenate(([0], np.cumsum(counts))), epoch_bounds)
+
+
+def _saved(plan: Plan, lengths: Lengths, costs: NDArray[np.int64] | None, sharing: Sharing) -> Saved:
+    """What each sample of the plan need not cost after the one before it in its row."""
+    joined = np.ones(len(plan.samples), np.bool_)
+    joined[plan.bounds[:-1][np.diff(plan.bounds) > 0]] = False
+    whole = Saved(lengths.tokens, lengths.patches, np.empty(0, np.int64) if costs is None else costs)
+    return sharing.within(sharing.places()[plan.samples], joined, whole)
+
+
+def _balanced(plan: Plan, costs: NDArray[np.int64], rows_per_step: int, world_size: int) -> Plan:
+    """The same rows, dealt to the ranks by their costs."""
+    if world_size == 1:
+        return plan
+    order = balance_rows(plan.costs(costs), plan.epoch_bounds, rows_per_step, world_size)
+    starts, counts = plan.bounds[order], np.diff(plan.bounds)[order]
     bounds = np.concatenate(([0], np.cumsum(counts)))
-    if costs is not None and world_size > 1:
-        order = balance_rows(_sums(costs[samples], bounds), epoch_bounds, rows_per_step, world_size)
-        starts, counts = bounds[order], counts[order]
-        bounds = np.concatenate(([0], np.cumsum(counts)))
-        samples = samples[np.repeat(starts - bounds[:-1], counts) + np.arange(len(samples))]
-    return Plan(samples, bounds, epoch_bounds)
+    places = np.repeat(starts - bounds[:-1], counts) + np.arange(len(plan.samples))
+    saved = None if plan.saved is None else plan.saved.take(places)
+    return Plan(plan.samples[places], bounds, plan.epoch_bounds, saved)
 
 
 def _sums(values: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
