@@ -17,6 +17,7 @@ from triptych.recovery.start import starting
 from triptych.run.prepare import Prepared, Split, plan_training, prepare
 from triptych.run.reporter import LogReporter
 from triptych.run.settings import RunSettings
+from triptych.run.sharing import decide_sharing
 
 if TYPE_CHECKING:
     from triptych.exporting.claims import Proof
@@ -52,7 +53,9 @@ def plan(run: Run, *, world_size: int = 1) -> RunPlan:
     settings = run.settings
     prepared = _prepare(settings, ("train",))
     cost = model_cost(settings.model.recipe, prepared.files.shapes)
-    planned = plan_training(settings, prepared.corpora["train"], world_size, cost)
+    corpus = prepared.corpora["train"]
+    shared = decide_sharing(settings, prepared.files, corpus, cost).sharing
+    planned = plan_training(settings, corpus, world_size, cost, shared)
     return RunPlan(planned, len(planned), -(-len(planned) // settings.train.rows_per_step))
 
 

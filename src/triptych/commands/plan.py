@@ -23,6 +23,7 @@ from triptych.planning.cost import SampleCost, model_cost
 from triptych.planning.plan import Plan
 from triptych.run.prepare import Prepared, plan_training, prepare, rows_per_rank, train_mixture
 from triptych.run.settings import RunSettings
+from triptych.run.sharing import ShareDecision, decide_sharing
 from triptych.terminal import Terminal, table
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def plan(run: Path, overrides: Sequence[str], options: PlanOptions) -> None:
     # The model's shapes come from transformers: only now that the data is known to be right.
     from triptych.estimate.devices import find_target
     from triptych.estimate.fit import fitted
-    from triptych.estimate.forecast import Forecast, RowSums
+    from triptych.estimate.forecast import Forecast
 
     corpus = prepared.corpora["train"]
     forecast = Forecast(settings, prepared.files, find_target(options.gpu, settings.model))
@@ -81,9 +82,10 @@ def plan(run: Path, overrides: Sequence[str], options: PlanOptions) -> None:
     began = time.monotonic()
     rows_per_rank(settings, options.world_size)
     cost = model_cost(settings.model.recipe, prepared.files.shapes)
-    planned = plan_training(settings, corpus, options.world_size, cost)
+    shared = decide_sharing(settings, prepared.files, corpus, cost)
+    planned = plan_training(settings, corpus, options.world_size, cost, shared.sharing)
     seconds = time.monotonic() - began
-    view = PlanView(prepared, planned, RowSums(corpus, planned), forecast, cost, options)
+    view = PlanView(prepared, planned, forecast, cost, shared, options)
     if not options.as_json:
         out.line(f"planned in {seconds:.1f} s")
         view.print(out)
@@ -102,24 +104,25 @@ class PlanView:
         self,
         prepared: Prepared,
         planned: Plan,
-        rows: RowSums,
         forecast: Forecast,
         cost: SampleCost,
+        shared: ShareDecision,
         options: PlanOptions,
     ) -> None:
         from triptych.estimate.duration import estimate
         from triptych.estimate.fit import longest
-        from triptych.estimate.forecast import savings
+        from triptych.estimate.forecast import RowSums, savings
 
         self.settings: RunSettings = forecast.settings
-        self.prepared, self.planned, self.rows = prepared, planned, rows
-        self.forecast, self.cost, self.options = forecast, cost, options
+        self.prepared, self.planned = prepared, planned
+        self.rows = rows = RowSums(prepared.corpora["train"], planned)
+        self.forecast, self.cost, self.options, self.shared = forecast, cost, options, shared
         corpus = prepared.corpora["train"]
         self.worst = forecast.worst(rows)
         self.row: RowSize = rows.size(self.worst)
         self.step: StepMemory = forecast.step(self.row)
         self.savings: list[Saving] = savings(forecast, self.row, longest(corpus).size)
-        self.costs = planned.sums(corpus.costs(cost))
+        self.costs = planned.costs(corpus.costs(cost))
         self.duration: Duration = estimate(
             int(self.costs.sum()),
             rows,
@@ -136,11 +139,13 @@ class PlanView:
         out.show(_plan_table(settings, prepared, planned, self.rows))
         out.show(_longest_table(prepared.corpora["train"]))
         if self.options.world_size > 1:
-            out.line(_idle_line(settings, prepared.corpora["train"], planned, self.options.world_size, self.cost))
+            out.line(self.idle_line())
         out.show(_memory_table(self.step, self.row))
         if self.savings:
             out.show(_savings_table(self.savings))
         out.line(_features_line(settings, prepared, self.forecast, planned))
+        if self.shared.line:
+            out.line(self.shared.line)
         for name, text in self.verdict().items():
             out.line(f"{name + ':':<8} {text}")
 
@@ -175,6 +180,23 @@ class PlanView:
             f"peak memory {measured.peak_bytes / 1e9:,.2f} GB{measured.note}\ntime:    {time}"
         )
 
+    def idle_line(self) -> str:
+        """How long ranks wait for each other, if time is as FLOPs: at the end of steps, or of rows where sharded."""
+        settings, ranks, corpus = self.settings, self.options.world_size, self.prepared.corpora["train"]
+        costs = corpus.costs(self.cost)
+        in_order = plan_training(settings, corpus, ranks, sharing=self.shared.sharing)
+        dealt, drawn = (
+            [idle_share(rows.costs(costs), wait, ranks) for wait in (settings.train.rows_per_step, ranks)]
+            for rows in (self.planned, in_order)
+        )
+        hint = ""
+        if dealt[0] > LONG_WAIT and settings.batch.tokens and not settings.batch.group_similar:
+            hint = "; more rows per step, or batch.group_similar, would make it less"
+        return (
+            f"{ranks} ranks wait for each other, estimated: {dealt[0]:.1%} of their time, {dealt[1]:.1%} if they "
+            f"shard the model; with rows in the order drawn {drawn[0]:.1%} and {drawn[1]:.1%}{hint}"
+        )
+
     def as_dict(self, measured: DryRun | None) -> dict[str, Any]:
         target, planned = self.forecast.target, self.planned
         return {
@@ -196,6 +218,10 @@ class PlanView:
             "memory_bytes": {**asdict(self.step), "total": self.step.total},
             "fits": self.fits(),
             "savings": [asdict(saving) for saving in self.savings],
+            "sharing": {
+                "on": self.shared.sharing is not None,
+                "saves": None if self.shared.savings is None else asdict(self.shared.savings),
+            },
             "seconds": self.duration.seconds,
             "seconds_source": self.duration.source,
             "dry_run": None if measured is None else asdict(measured),
@@ -259,22 +285,6 @@ def _longest_table(corpus: Corpus) -> Table:
         for index in longest.tolist()
     ]
     return table("Longest samples", ("sample", "tokens", "patches", "images"), lines)
-
-
-def _idle_line(settings: RunSettings, corpus: Corpus, planned: Plan, world_size: int, cost: SampleCost) -> str:
-    """How long ranks wait for each other, if time is as FLOPs: at the end of steps, or of all rows where sharded."""
-    costs = corpus.costs(cost)
-    dealt, drawn = (
-        [idle_share(rows.sums(costs), wait, world_size) for wait in (settings.train.rows_per_step, world_size)]
-        for rows in (planned, plan_training(settings, corpus, world_size))
-    )
-    hint = ""
-    if dealt[0] > LONG_WAIT and settings.batch.tokens and not settings.batch.group_similar:
-        hint = "; more rows per step, or batch.group_similar, would make it less"
-    return (
-        f"{world_size} ranks wait for each other, estimated: {dealt[0]:.1%} of their time, {dealt[1]:.1%} if they "
-        f"shard the model; with rows in the order drawn {drawn[0]:.1%} and {drawn[1]:.1%}{hint}"
-    )
 
 
 def _features_line(settings: RunSettings, prepared: Prepared, forecast: Forecast, planned: Plan) -> str:

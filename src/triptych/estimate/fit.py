@@ -74,7 +74,8 @@ def largest_row(forecast: Forecast, samples: Longest) -> int | None:
 
 def with_rows_of(settings: RunSettings, tokens: int) -> RunSettings:
     """The run with packed rows of so many tokens."""
-    batch = BatchSettings(tokens=tokens, group_similar=settings.batch.group_similar)
+    now = settings.batch
+    batch = BatchSettings(tokens=tokens, group_similar=now.group_similar, share=now.share)
     return settings.model_copy(update={"batch": batch})
 
 

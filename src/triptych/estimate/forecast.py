@@ -36,10 +36,11 @@ class RowSums:
     """What each of R rows holds."""
 
     def __init__(self, corpus: Corpus, planned: Plan) -> None:
-        self.tokens: NDArray[np.int64] = planned.sums(corpus.lengths.tokens)
-        """(R,) language tokens"""
-        self.patches: NDArray[np.int64] = planned.sums(corpus.lengths.patches)
-        """(R,) vision patches"""
+        lengths = planned.lengths(corpus.lengths)
+        self.tokens: NDArray[np.int64] = lengths.tokens
+        """(R,) language tokens, those that samples share once"""
+        self.patches: NDArray[np.int64] = lengths.patches
+        """(R,) vision patches, the same"""
         self.supervised: NDArray[np.int64] = planned.sums(corpus.supervised)
         """(R,) supervised tokens"""
 

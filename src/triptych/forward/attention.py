@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from triptych.errors import ConfigError
+from triptych.errors import ConfigError, ModelError
 from triptych.family.shapes import SLIDING, ModelShapes, read_shapes
-from triptych.forward.attention_kernels import SAMPLE_SDPA, VARLEN, VISION_VARLEN, SampleBounds, register
+from triptych.forward.attention_kernels import (
+    SAMPLE_SDPA,
+    SHARED_FLASH,
+    VARLEN,
+    VISION_VARLEN,
+    PathBounds,
+    SampleBounds,
+    register,
+)
 from triptych.run.settings import AttentionName
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from triptych.forward.batch import Batch
+    from triptych.forward.batch import Batch, SamplePaths
 
 # The setting -> transformers' names of the implementation of the language layers and of the vision tower.
 IMPLEMENTATIONS: dict[AttentionName, tuple[str, str]] = {
@@ -89,6 +99,8 @@ class Attention:
     """The same of the vision tower"""
     reason: str = ""
     """Why none that is usually better; for people"""
+    shares: bool = False
+    """Whether a flash attention of a package is called through our own glue, which knows samples that share a start"""
 
     def __str__(self) -> str:
         return f"attention: {self.name}" + (f" ({self.reason})" if self.reason else "")
@@ -100,7 +112,9 @@ class Attention:
 
     def arguments(self, row: Batch) -> dict[str, Any]:
         """What the model is told about the samples of a row, besides the position ids."""
-        if self.name == "varlen":
+        if row.paths is not None:
+            return {"sample_bounds": self._shared(row, row.paths)}
+        if self.name == "varlen" or self.shares:
             return {"sample_bounds": SampleBounds(row.cu_seqlens, row.max_seqlen, ())}
         if self.name == "sample_sdpa":
             return {
@@ -108,19 +122,48 @@ class Attention:
             }
         return {}
 
+    def _shared(self, row: Batch, paths: SamplePaths) -> SampleBounds:
+        """
+        Raises:
+            ModelError: if this attention knows no samples that share their start.
+        """
+        device = row.input_ids.device
+        masks: tuple[torch.Tensor | None, ...] = ()
+        if self.name == "sample_sdpa":
+            masks = tuple(map(partial(_seen, device=device), paths.own, paths.lengths))
+        elif self.name != "varlen" and not self.shares:
+            raise ModelError(f"{self.name} attention knows no samples that share their start; use another, or auto")
+        starts = torch.tensor([0, *accumulate(paths.lengths)], dtype=torch.int32, device=device)
+        keys = PathBounds(paths.tokens, starts, max(paths.lengths), paths.lengths, masks)
+        return SampleBounds(row.cu_seqlens, row.max_seqlen, paths.own, keys)
+
+
+def _seen(own: int, length: int, device: torch.device) -> torch.Tensor | None:
+    """(own, length) what the last ``own`` tokens of a sample see of it; None where they are all of it."""
+    return None if own == length else torch.ones(own, length, dtype=torch.bool, device=device).tril(length - own)
+
 
 MASKED_SDPA = Attention("sdpa", *IMPLEMENTATIONS["sdpa"])
 
 
 def install_attention(
-    model: PreTrainedModel, setting: AttentionName, device: torch.device, precision: torch.dtype, *, recurrent: bool
+    model: PreTrainedModel,
+    setting: AttentionName,
+    device: torch.device,
+    precision: torch.dtype,
+    *,
+    recurrent: bool,
+    shares: bool = False,
 ) -> Attention:
     """Choose the attention to train ``model`` with on ``device``, and let the model compute with it.
 
-    ``model`` is as transformers loaded it; for the other arguments and what is raised see `choose_attention`.
+    ``model`` is as transformers loaded it, ``shares`` says whether samples share their start; for the other arguments
+    and what is raised see `choose_attention`.
     """
     shapes = read_shapes(model.config.to_dict())
     attention = choose_attention(setting, find_attention_support(device), shapes, precision, recurrent=recurrent)
+    if shares and attention.name in SHARED_FLASH:
+        attention = replace(attention, text=SHARED_FLASH[attention.name], shares=True)
     attention.install(model)
     return attention
 

@@ -7,6 +7,8 @@ too, whose attention takes the bounds of the images under transformers' own name
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +24,8 @@ VARLEN = "triptych_varlen"
 # transformers' vision attention takes all images in one call where the name of its implementation holds "flash", and
 # loops over them otherwise.
 VISION_VARLEN = "triptych_flash_varlen"
+# The language layers of samples that share their start: transformers' own glue lets a token see what is beside it only.
+SHARED_FLASH = {"flash_attention_2": "triptych_shared_2", "flash_attention_3": "triptych_shared_3"}
 
 # What changes the result of a layer that asks for it.
 IGNORED_AT_A_COST = ("attention_mask", "dropout", "sliding_window", "softcap", "s_aux", "position_bias")
@@ -37,6 +41,38 @@ class SampleBounds:
     """Tokens of the longest sample"""
     lengths: tuple[int, ...]
     """(B,) tokens; empty where only the device needs to know, since reading it there would wait for the device"""
+    keys: PathBounds | None = None
+    """What the tokens of each sample see, where samples share their start; then the bounds above are those of the
+    tokens that no sample before holds, of which there may be none"""
+
+
+@dataclass(frozen=True, slots=True)
+class PathBounds:
+    """The B samples of a row that holds what they share once, as paths through it: all that their own tokens see."""
+
+    tokens: torch.Tensor
+    """int64 places in the row of the tokens of each sample, one sample after the other"""
+    cu_seqlens: torch.Tensor
+    """(B + 1,) int32 where each sample starts among them"""
+    max_seqlen: int
+    """Tokens of the longest sample"""
+    lengths: tuple[int, ...]
+    """(B,) tokens of each sample"""
+    masks: tuple[torch.Tensor | None, ...] = ()
+    """(B,) bool (own tokens, tokens): what the tokens that a sample shares with none before see of it; None where that
+    is all of the sample. Empty where a kernel needs none"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Where sequences start among queries and among keys; the last query of each sees all of its keys."""
+
+    queries: torch.Tensor
+    """(B + 1,) int32"""
+    longest_queries: int
+    keys: torch.Tensor
+    """(B + 1,) int32"""
+    longest_keys: int
 
 
 class VarlenKernel(Protocol):
@@ -47,13 +83,12 @@ class VarlenKernel(Protocol):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        cu_seqlens: torch.Tensor,
-        max_seqlen: int,
+        sequences: Sequences,
         *,
         causal: bool,
         scale: float | None,
     ) -> torch.Tensor:
-        """query (T, H, D), key and value (T, K, D) with H a multiple of K, cu_seqlens (B + 1,) int32 -> (T, H, D)"""
+        """query (Q, H, D), key and value (T, K, D) with H a multiple of K -> (Q, H, D)"""
         ...
 
 
@@ -65,6 +100,8 @@ def register() -> None:
     AttentionInterface.register(SAMPLE_SDPA, attend_per_sample)
     AttentionInterface.register(VARLEN, LanguageVarlen(torch_varlen))
     AttentionInterface.register(VISION_VARLEN, VisionVarlen(torch_varlen))
+    AttentionInterface.register(SHARED_FLASH["flash_attention_2"], LanguageVarlen(flash_2))
+    AttentionInterface.register(SHARED_FLASH["flash_attention_3"], LanguageVarlen(flash_3))
 
 
 # Samples differ in number and length from row to row: compiled, every row would be compiled again.
@@ -93,15 +130,29 @@ def attend_per_sample(
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         shared_heads = False
-    lengths = list(bounds.lengths)
-    samples = zip(*(torch.split(tensor, lengths, 2) for tensor in (query, key, value)), strict=True)
     outputs = [
         functional.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=shared_heads
+            q, k, v, mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=shared_heads
         ).transpose(1, 2)
-        for q, k, v in samples
+        for q, k, v, mask in _samples(query, key, value, bounds)
     ]
     return torch.cat(outputs, 1), None
+
+
+def _samples(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: SampleBounds
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+    """Queries, keys and values of each sample, and what its queries see; None for a sample that is seen causally."""
+    parts = zip(*(torch.split(tensor, list(bounds.lengths), 2) for tensor in (query, key, value)), strict=True)
+    if bounds.keys is None:
+        yield from ((q, k, v, None) for q, k, v in parts)
+        return
+    paths = torch.split(bounds.keys.tokens, list(bounds.keys.lengths))
+    for (q, k, v), places, mask in zip(parts, paths, bounds.keys.masks, strict=True):
+        if mask is not None and q.shape[2]:
+            k, v = key.index_select(2, places), value.index_select(2, places)
+        if q.shape[2]:
+            yield q, k, v, mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +181,12 @@ class LanguageVarlen:
         bounds = _known(VARLEN, sample_bounds)
         _refuse_more(VARLEN, attention_mask, others, dropout)
         query, key, value = _flat(query, key, value)
-        output = self.kernel(query, key, value, bounds.cu_seqlens, bounds.max_seqlen, causal=True, scale=scaling)
-        return output[None], None
+        paths = bounds.keys
+        if paths is not None:
+            key, value = key.index_select(0, paths.tokens), value.index_select(0, paths.tokens)
+        seen = (bounds.cu_seqlens, bounds.max_seqlen) if paths is None else (paths.cu_seqlens, paths.max_seqlen)
+        sequences = Sequences(bounds.cu_seqlens, bounds.max_seqlen, *seen)
+        return self.kernel(query, key, value, sequences, causal=True, scale=scaling)[None], None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +215,15 @@ class VisionVarlen:
         """
         _refuse_more(VISION_VARLEN, attention_mask, others, dropout)
         query, key, value = _flat(query, key, value)
-        output = self.kernel(query, key, value, cu_seq_lens_q, max_length_q, causal=False, scale=scaling)
-        return output[None], None
+        images = Sequences(cu_seq_lens_q, max_length_q, cu_seq_lens_q, max_length_q)
+        return self.kernel(query, key, value, images, causal=False, scale=scaling)[None], None
 
 
 def torch_varlen(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    max_seqlen: int,
+    sequences: Sequences,
     *,
     causal: bool,
     scale: float | None,
@@ -181,15 +235,57 @@ def torch_varlen(
         query,
         key,
         value,
-        cu_seqlens,
-        cu_seqlens,
-        max_seqlen,
-        max_seqlen,
+        sequences.queries,
+        sequences.keys,
+        sequences.longest_queries,
+        sequences.longest_keys,
         scale=scale,
         window_size=(-1, 0) if causal else (-1, -1),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     assert isinstance(output, torch.Tensor)  # a pair where auxiliary outputs are asked for
+    return output
+
+
+def flash_2(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    sequences: Sequences,
+    *,
+    causal: bool,
+    scale: float | None,
+) -> torch.Tensor:
+    """The package flash-attn 2: CUDA, bfloat16 or float16."""
+    return _packaged("flash_attn", query, key, value, sequences=sequences, causal=causal, scale=scale)
+
+
+def flash_3(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    sequences: Sequences,
+    *,
+    causal: bool,
+    scale: float | None,
+) -> torch.Tensor:
+    """The package flash-attn 3: CUDA of compute capability 9, bfloat16 or float16."""
+    return _packaged("flash_attn_interface", query, key, value, sequences=sequences, causal=causal, scale=scale)
+
+
+def _packaged(
+    package: str, *tensors: torch.Tensor, sequences: Sequences, causal: bool, scale: float | None
+) -> torch.Tensor:
+    found = importlib.import_module(package).flash_attn_varlen_func(
+        *tensors,
+        sequences.queries,
+        sequences.keys,
+        sequences.longest_queries,
+        sequences.longest_keys,
+        softmax_scale=scale,
+        causal=causal,
+    )
+    output: torch.Tensor = found[0] if isinstance(found, tuple) else found
     return output
 
 

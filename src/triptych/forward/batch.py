@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 
@@ -12,9 +12,10 @@ from triptych.corpus.corpus import Corpus
 from triptych.errors import Origin, Problem
 from triptych.images.pixels import Decode
 from triptych.planning.plan import Plan
-from triptych.rows.builder import KnownFeatures, Row, RowBuilder
+from triptych.rows.builder import KnownFeatures, Row, RowBuilder, Share
 from triptych.rows.feature_store import FeatureReader
 from triptych.rows.loader import Loading, RowLoader
+from triptych.rows.paths import Paths
 from triptych.rows.row_images import KNOWN
 from triptych.text.template import Encoded
 
@@ -39,6 +40,24 @@ class RowFeatures:
 
 
 @dataclass(frozen=True, slots=True)
+class SamplePaths:
+    """How the B samples of a row that holds what they share once are made of it; see ``rows/paths.py``."""
+
+    tokens: torch.Tensor
+    """int64: places in the row of the tokens of each sample, one sample after the other"""
+    lengths: tuple[int, ...]
+    """(B,) tokens of each sample"""
+    own: tuple[int, ...]
+    """(B,) how many of them, at its end, no sample before it holds"""
+    kept: torch.Tensor
+    """(S,) int64: for each target the token that predicts it, counted within its sample"""
+    target_counts: tuple[int, ...]
+    """(B,) targets of each sample"""
+    images: tuple[tuple[int, ...], ...]
+    """(B,) which of the row's N images each sample shows"""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """One row of samples that cannot see each other. T tokens, S targets, P patches, N images, B samples."""
 
@@ -53,33 +72,41 @@ class Batch:
     logits_to_keep: torch.Tensor
     """(S,) int64 positions whose next token is a target: the only ones that need logits."""
     targets: torch.Tensor
-    """(S,) int64 the tokens to predict there"""
+    """(S,) int64 the tokens to predict there; a shared one stands here once for every sample that holds it"""
     weights: torch.Tensor
     """(S,) float32 how much each counts in the loss"""
     cu_seqlens: torch.Tensor
-    """(B + 1,) int32 where each sample starts, and T"""
+    """(B + 1,) int32 where each sample starts, or what no sample before it holds, and T"""
     max_seqlen: int
-    """Tokens of its longest sample"""
+    """Tokens of the longest of these parts"""
     images_per_sample: tuple[int, ...]
-    """(B,) how many of the N images each sample holds"""
+    """(B,) how many of the N images each sample holds, and no sample before it"""
     samples: tuple[int, ...]
     """Index of each sample in the corpus; a filler has none."""
     problems: tuple[Problem, ...]
     """Samples that were planned but could not be decoded; they are not in the row."""
     features: RowFeatures | None = None
-    """None in a run that keeps no features: then ``pixels`` are those of the N images."""
+    """None in a run that keeps no features: then ``pixels`` are those of the N images, or of those in ``shown``."""
+    shown: tuple[int, ...] | None = None
+    """(N,) which image in ``pixels`` each is, where some show the same; None where each has pixels of its own."""
+    paths: SamplePaths | None = None
+    """None where no samples share their start."""
 
     def sample_of_target(self) -> torch.Tensor:
         """(S,) int64 which of the row's B samples each target belongs to."""
+        if self.paths is not None:
+            counts = torch.tensor(self.paths.target_counts)
+            samples = torch.arange(len(counts)).repeat_interleave(counts)
+            return samples.to(self.targets.device, non_blocking=True)
         return torch.searchsorted(self.cu_seqlens[1:].to(self.logits_to_keep.dtype), self.logits_to_keep, right=True)
 
     @property
     def decoded(self) -> tuple[int, ...]:
         """For each image in ``pixels`` the first of the N images that shows it."""
-        if self.features is None:
+        numbers = self.shown if self.features is None else self.features.images
+        if numbers is None:
             return tuple(range(len(self.image_grid_thw)))
-        numbers = self.features.images
-        return tuple(numbers.index(image) for image in range(len(self.features.entries)))
+        return tuple(numbers.index(image) for image in sorted(set(numbers) - {KNOWN}))
 
     @property
     def known_images(self) -> int:
@@ -99,6 +126,9 @@ class Batch:
 
         Features, where the run keeps any, must all be known.
         """
+        if self.paths is not None or self.shown is not None:
+            yield from _unpack_shared(self, self.paths or _whole_paths(self))
+            return
         starts = self.cu_seqlens.tolist()
         patches = self.image_grid_thw.prod(-1).tolist()
         image, pixel = 0, 0
@@ -127,7 +157,8 @@ class Batch:
         values = {name: getattr(self, name) for name in self.__slots__}
         tensors = {name: function(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
         features = self.features and replace(self.features, known=function(self.features.known))
-        return replace(self, features=features, **tensors)  # type: ignore[arg-type]
+        paths = self.paths and replace(self.paths, tokens=function(self.paths.tokens), kept=function(self.paths.kept))
+        return replace(self, features=features, paths=paths, **tensors)  # type: ignore[arg-type]
 
 
 def build_batch(
@@ -138,9 +169,10 @@ def build_batch(
     filler: Encoded,
     store: FeatureReader | None = None,
     decode: Decode = "exact",
+    share: Share = "nothing",
 ) -> Batch:
     """The samples ``indices`` of ``corpus`` as one row, built in this process; see ``RowBuilder``."""
-    builder = RowBuilder(corpus, filler, with_image, store, decode)
+    builder = RowBuilder(corpus, filler, with_image, store, decode, share)
     return to_batch(builder.build([int(index) for index in indices]))
 
 
@@ -148,7 +180,61 @@ def to_batch(row: Row) -> Batch:
     """The same row as tensors over the same memory."""
     values = {name: getattr(row, name) for name in Row.__slots__}
     tensors = {name: torch.from_numpy(value) for name, value in values.items() if hasattr(value, "dtype")}
-    return Batch(**{**values, **tensors, "features": row.features and _features(row.features)})
+    nested = {"features": row.features and _features(row.features), "paths": row.paths and _paths(row.paths)}
+    return Batch(**{**values, **tensors, **nested})
+
+
+def _paths(found: Paths) -> SamplePaths:
+    values = {name: getattr(found, name) for name in Paths.__slots__}
+    return SamplePaths(**{**values, "tokens": torch.from_numpy(found.tokens), "kept": torch.from_numpy(found.kept)})
+
+
+def _whole_paths(batch: Batch) -> SamplePaths:
+    """Of a row whose samples share no tokens."""
+    lengths = batch.cu_seqlens.diff().tolist()
+    ends = list(accumulate(batch.images_per_sample))
+    samples = batch.sample_of_target()
+    return SamplePaths(
+        tokens=torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device),
+        lengths=tuple(lengths),
+        own=tuple(lengths),
+        kept=batch.logits_to_keep - batch.cu_seqlens[samples],
+        target_counts=tuple(torch.bincount(samples, minlength=len(lengths)).tolist()),
+        images=tuple(tuple(range(end - count, end)) for end, count in zip(ends, batch.images_per_sample, strict=True)),
+    )
+
+
+def _unpack_shared(batch: Batch, paths: SamplePaths) -> Iterator[Batch]:
+    """``unpack`` of a row whose samples share tokens or pixels."""
+    target_ends = list(accumulate(paths.target_counts))
+    patches = [] if batch.features is not None else batch.image_grid_thw[list(batch.decoded)].prod(-1).tolist()
+    pixels = torch.split(batch.pixels, patches) if patches else ()
+    features = [] if batch.features is None else torch.split(batch.features.known, list(batch.features.tokens), 1)
+    for number, places in enumerate(torch.split(paths.tokens, list(paths.lengths))):
+        images, last = list(paths.images[number]), target_ends[number]
+        shown = images if batch.shown is None else [batch.shown[image] for image in images]
+        chosen = slice(last - paths.target_counts[number], last)
+        yield Batch(
+            input_ids=batch.input_ids[:, places],
+            position_ids=batch.position_ids[..., places],
+            pixels=torch.cat([pixels[image] for image in shown]) if pixels and shown else batch.pixels[:0],
+            image_grid_thw=batch.image_grid_thw[images],
+            logits_to_keep=paths.kept[chosen],
+            targets=batch.targets[chosen],
+            weights=batch.weights[chosen],
+            cu_seqlens=torch.tensor([0, len(places)], dtype=torch.int32, device=places.device),
+            max_seqlen=len(places),
+            images_per_sample=(len(images),),
+            samples=batch.samples[number : number + 1],  # none for a filler, which comes last
+            problems=(),
+            features=batch.features and _features_of(batch.features, features, images),
+        )
+
+
+def _features_of(features: RowFeatures, each: Sequence[torch.Tensor], images: Sequence[int]) -> RowFeatures:
+    """The features of some images of a row, of those of ``each``."""
+    known = torch.cat([features.known[:, :0], *(each[image] for image in images)], 1)
+    return RowFeatures(known, tuple(features.tokens[image] for image in images), (KNOWN,) * len(images), ())
 
 
 def _features(found: KnownFeatures) -> RowFeatures:

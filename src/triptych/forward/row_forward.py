@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import nn
 
 from triptych.forward import head_loss
@@ -32,7 +34,11 @@ class RowForward:
 
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits (S, V) at the positions whose next token is a target; no other position reaches the vocabulary."""
-        return torch.cat([model(**self._inputs(row)).logits.flatten(0, -2) for row in self._rows(batch)])
+        logits = []
+        for row in self._rows(batch):
+            with _each_image_once(model, row):
+                logits.append(model(**self._inputs(row)).logits.flatten(0, -2))
+        return torch.cat(logits)
 
     def summed_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The first value of ``losses``."""
@@ -48,13 +54,12 @@ class RowForward:
             The sum, and (S,) the cross entropy of each token, neither weighted nor part of the graph.
         """
         limit = self.logits_limit or head_loss.default_limit(batch.input_ids.device)
-        losses, each = zip(
-            *(
-                head_loss.summed_loss(model, self._inputs(row), row.targets, row.weights, limit)
-                for row in self._rows(batch)
-            ),
-            strict=True,
-        )
+        losses, each = [], []
+        for row in self._rows(batch):
+            with _each_image_once(model, row):
+                loss, of_targets = head_loss.summed_loss(model, self._inputs(row), row.targets, row.weights, limit)
+            losses.append(loss)
+            each.append(of_targets)
         return torch.stack(losses).sum(), torch.cat(each)
 
     def _rows(self, batch: Batch) -> Iterable[Batch]:
@@ -85,6 +90,45 @@ class RowForward:
         elif len(row.image_grid_thw):
             inputs |= {"pixel_values": self.normalizer.repeated(row.pixels), "image_grid_thw": row.image_grid_thw}
         return inputs | self.isolation.arguments(row) | self.attention.arguments(row)
+
+
+@contextmanager
+def _each_image_once(model: nn.Module, row: Batch) -> Iterator[None]:
+    """Let the vision tower see each image of ``row.pixels`` once while this lasts, through torch's own hooks, and the
+    model get the features of all N images that the row shows.
+    """
+    shown = row.shown
+    if shown is None:
+        yield
+        return
+    bare = extract_model_from_parallel(model)
+    base: Any = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
+    merged, tower = base.config.vision_config.spatial_merge_size**2, base.model.visual
+    grids = row.image_grid_thw[list(row.decoded)]
+
+    def take(_tower: nn.Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return arguments, named | {"grid_thw": grids}
+
+    def give(_tower: nn.Module, _arguments: Any, output: Any) -> Any:
+        tokens = (grids.prod(-1) // merged).tolist()
+        output.pooler_output = _repeat(output.pooler_output, tokens, shown)
+        levels = getattr(output, "deepstack_features", None)
+        if levels is not None:
+            output.deepstack_features = [_repeat(level, tokens, shown) for level in levels]
+        return output
+
+    handles = tower.register_forward_pre_hook(take, with_kwargs=True), tower.register_forward_hook(give)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _repeat(features: torch.Tensor, tokens: Sequence[int], shown: Sequence[int]) -> torch.Tensor:
+    """Features of the images that are shown, of those of each image."""
+    each = torch.split(features, list(tokens))
+    return torch.cat([each[image] for image in shown])
 
 
 def _two_texts(vocabulary: int) -> Batch:

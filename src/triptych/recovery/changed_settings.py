@@ -69,6 +69,7 @@ FATES: dict[str, tuple[Fate, str]] = {
     "batch.tokens": ("refused", SHAPES_ROWS),
     "batch.patches": ("refused", SHAPES_ROWS),
     "batch.auto": ("refused", SHAPES_ROWS),
+    "batch.share": ("refused", SHAPES_ROWS),
     "batch.group_similar": ("refused", SHAPES_ROWS),
     "train.epochs": ("refused", SHAPES_SCHEDULE),
     "train.learning_rate": ("applied", "from the next step on"),

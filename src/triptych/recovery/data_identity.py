@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,16 @@ from triptych.corpus.corpus import Corpus
 from triptych.errors import ConfigError, Origin
 from triptych.planning.mixture import Mixture
 from triptych.planning.plan import Lengths, Plan, make_plan
+from triptych.planning.sharing import Saved, Sharing
 from triptych.run.settings import RunSettings
 
 FILE = "samples.npz"
 SHOWN = 5
 """Samples that an error names."""
+
+
+def _nothing() -> NDArray[np.int64]:
+    return np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,20 @@ class Recorded:
     """(K,) estimated work; empty where it is not known"""
     files: tuple[str, ...]
     """Data files, by number"""
+    share_samples: NDArray[np.int64] = field(default_factory=_nothing)
+    """(K,) of a run that shares: see ``Sharing``; empty otherwise"""
+    share_prefix: NDArray[np.int64] = field(default_factory=_nothing)
+    share_tokens: NDArray[np.int64] = field(default_factory=_nothing)
+    share_patches: NDArray[np.int64] = field(default_factory=_nothing)
+    share_costs: NDArray[np.int64] = field(default_factory=_nothing)
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """What the samples share; None in a run that computes each alone."""
+        if not len(self.share_samples):
+            return None
+        saved = Saved(self.share_tokens, self.share_patches, self.share_costs)
+        return Sharing(self.share_samples, self.share_prefix, saved)
 
     @property
     def digest(self) -> str:
@@ -71,6 +90,7 @@ class Recorded:
             rows_per_step=settings.train.rows_per_step,
             costs=self.costs if len(self.costs) else None,
             mixture=Mixture(tuple(sizes.tolist()), shares),
+            sharing=self.sharing,
         )
 
     def write(self, output: Path) -> None:
@@ -79,7 +99,7 @@ class Recorded:
         Raises:
             OSError: if the disk fails.
         """
-        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "files"}
+        arrays = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "files"}
         about = np.frombuffer(json.dumps({"digest": self.digest, "files": self.files}).encode(), np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, about=about, **arrays)
@@ -91,19 +111,25 @@ class Recorded:
         unfinished.replace(output / FILE)
 
 
-def record(corpus: Corpus, costs: NDArray[np.int64] | None) -> Recorded:
+def record(corpus: Corpus, costs: NDArray[np.int64] | None, sharing: Sharing | None = None) -> Recorded:
     """The samples as they are now.
 
     Args:
         corpus: of the split to train on.
         costs: (K,) estimated work; None where it is not known.
+        sharing: what the samples share; None where each is computed alone.
     """
     sums, lengths = corpus.sums(), corpus.lengths
-    nothing = np.empty(0, np.int64)
+    nothing = _nothing()
+    shared = (
+        ()
+        if sharing is None
+        else (sharing.samples, sharing.prefix, sharing.saved.tokens, sharing.saved.patches, sharing.saved.costs)
+    )
     sources = corpus.sources.astype(np.int32)
     return Recorded(
         sums.text, sums.images, sums.file, sums.line, sources, lengths.tokens, lengths.patches,
-        nothing if costs is None else costs, tuple(sums.files),
+        nothing if costs is None else costs, tuple(sums.files), *shared,
     )  # fmt: skip
 
 

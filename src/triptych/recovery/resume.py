@@ -23,6 +23,7 @@ from triptych.run import run_file
 from triptych.run.prepare import REJECTED, Prepared, append_rejected, is_main_process
 from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
+from triptych.run.sharing import decide_sharing
 
 RUN_FILE = "run.yaml"
 STATE = "triptych.json"
@@ -188,7 +189,8 @@ def go_on(resumed: Resumed, prepared: Prepared, stop: Stop, out: Reporter) -> St
 def _record(settings: RunSettings, prepared: Prepared) -> Recorded:
     corpus = prepared.corpora["train"]
     cost = model_cost(settings.model.recipe, prepared.files.shapes)
-    return data_identity.record(corpus, corpus.costs(cost))
+    shared = decide_sharing(settings, prepared.files, corpus, cost).sharing
+    return data_identity.record(corpus, corpus.costs(cost), shared)
 
 
 def _restore_rejected(start: Start, prepared: Prepared, output: Path, out: Reporter) -> None:

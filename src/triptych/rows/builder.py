@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,12 @@ from triptych.corpus.corpus import Corpus
 from triptych.errors import Origin, Problem
 from triptych.images.pixels import Decode
 from triptych.rows.feature_store import FeatureReader
-from triptych.rows.row_images import ImageReading, Memory, OwnMemory, Room, RowImages, Watch
-from triptych.text.layout import Layout, lay_out
+from triptych.rows.paths import PathBuilder, Paths
+from triptych.rows.row_images import ImageReading, Memory, OwnMemory, Room, RowImages, Watch, image_key
+from triptych.text.layout import lay_out
 from triptych.text.template import Encoded
+
+Share = Literal["nothing", "images", "starts"]
 
 BYTES_PER_TOKEN = 64
 """At least what ids, positions and targets take per token: int64 of 1 id, 4 positions, 1 target and its place, and a
@@ -58,6 +62,8 @@ class Row:
     samples: tuple[int, ...]
     problems: tuple[Problem, ...]
     features: KnownFeatures | None
+    shown: tuple[int, ...] | None
+    paths: Paths | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,8 @@ class RowBuilder:
     store: FeatureReader | None = None
     """Where features are kept: what it holds is read instead of decoded, what repeats in the row is decoded once."""
     decode: Decode = "exact"
+    share: Share = "nothing"
+    """What samples of a row share: the tokens that they begin with (``starts``), features of images only, or nothing"""
 
     def build(
         self,
@@ -92,7 +100,8 @@ class RowBuilder:
         Samples whose images fail to decode are left out and named in ``problems``. A row left without any sample holds
         the filler.
         """
-        reading = ImageReading(self.corpus.geometry, self.store, self.decode, pool, watch)
+        once = self.share != "nothing"
+        reading = ImageReading(self.corpus.geometry, self.store, self.decode, once, pool, watch)
         room = self._room(indices, memory or OwnMemory())
         samples, problems = list(indices), list[Problem]()
         while True:
@@ -138,49 +147,51 @@ class RowBuilder:
         """The row of these samples; or, as the second value, why it is none."""
         corpus = self.corpus
         row_images = RowImages(reading, room)
-        layouts: list[Layout] = []
+        paths = PathBuilder(int(self.filler.ids[self.filler.slots[0]]), shares=self.share == "starts")
         for index in samples:
             sample = corpus.sample(index)
-            row_images.add(sample.images, sample.origin)
-            layouts.append(sample.layout())
-        if not layouts or (self.with_image and not any(len(layout.grids) for layout in layouts)):
+            known = paths.add(sample.layout(), tuple(map(image_key, sample.images)))
+            row_images.add(sample.images, sample.origin, known)
+        if not samples or (self.with_image and not row_images.numbers):
             side = corpus.geometry.factor
-            layouts.append(lay_out(self.filler, [(side, side)], corpus.geometry, Origin("filler", 0)))
+            paths.add(lay_out(self.filler, [(side, side)], corpus.geometry, Origin("filler", 0)), ())
             row_images.add_filler()
         failed = row_images.decode()
-        return _join(layouts, row_images, tuple(samples), problems), failed
+        return _join(paths, row_images, tuple(samples), problems), failed
 
 
-def _join(
-    layouts: Sequence[Layout], row_images: RowImages, samples: tuple[int, ...], problems: tuple[Problem, ...]
-) -> Row:
-    lengths = [len(layout.input_ids) for layout in layouts]
-    ids = np.concatenate([layout.input_ids for layout in layouts])
+def _join(builder: PathBuilder, row_images: RowImages, samples: tuple[int, ...], problems: tuple[Problem, ...]) -> Row:
+    layouts, paths = builder.layouts, builder.finish()
+    ids = np.concatenate([layout.input_ids[start:] for layout, start in zip(layouts, builder.starts, strict=True)])
     # A sample's first token is never supervised, so a target's predecessor always lies in the same sample.
-    weights = np.concatenate([layout.weights for layout in layouts])
-    targets = np.flatnonzero(weights)
-    positions = np.concatenate(
-        [
-            np.concatenate((np.arange(length)[None], layout.position_ids))
-            for length, layout in zip(lengths, layouts, strict=True)
-        ],
-        axis=1,
-    )
+    places = np.repeat(_starts(paths.lengths), paths.target_counts) + paths.kept
+    positions = [
+        np.concatenate((np.arange(len(layout.input_ids))[None], layout.position_ids))[:, start:]
+        for layout, start in zip(layouts, builder.starts, strict=True)
+    ]
+    shown = row_images.numbers
+    grids = [layout.grids[len(layout.grids) - own :] for layout, own in zip(layouts, builder.own_images, strict=True)]
     return Row(
         input_ids=ids[None],
-        position_ids=positions[:, None],
+        position_ids=np.concatenate(positions, axis=1)[:, None],
         pixels=row_images.pixels(),
-        image_grid_thw=np.concatenate([layout.grids for layout in layouts]),
-        logits_to_keep=targets - 1,
-        targets=ids[targets],
-        weights=weights[targets],
-        cu_seqlens=np.concatenate(([0], np.cumsum(lengths))).astype(np.int32),
-        max_seqlen=max(lengths),
-        images_per_sample=tuple(len(layout.grids) for layout in layouts),
+        image_grid_thw=np.concatenate(grids),
+        logits_to_keep=paths.tokens[places],
+        targets=np.concatenate([layout.input_ids[layout.weights != 0] for layout in layouts]),
+        weights=np.concatenate([layout.weights[layout.weights != 0] for layout in layouts]),
+        cu_seqlens=np.concatenate(([0], np.cumsum(paths.own))).astype(np.int32),
+        max_seqlen=max(paths.own),
+        images_per_sample=tuple(builder.own_images),
         samples=samples,
         problems=problems,
         features=_features(row_images),
+        shown=tuple(shown) if row_images.reading.store is None and len(set(shown)) < len(shown) else None,
+        paths=paths if builder.shares_any else None,
     )
+
+
+def _starts(lengths: Sequence[int]) -> NDArray[np.int64]:
+    return np.asarray(np.cumsum([0, *lengths[:-1]]), np.int64)
 
 
 def _features(row_images: RowImages) -> KnownFeatures | None:

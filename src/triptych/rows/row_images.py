@@ -26,6 +26,9 @@ from triptych.images.pixels import Decode
 from triptych.rows.feature_store import FeatureReader, entry_names
 from triptych.sources.storage import Stamp
 
+ImageKey = tuple[str, int, int]
+"""Where an image is and the size that it is shown at, px: equal keys are equal pixels."""
+
 KNOWN = -1
 """Stands for the number of an image where the image's features are known."""
 
@@ -39,10 +42,17 @@ class ImageReading:
     store: FeatureReader | None = None
     """Where features are kept; None to decode every image."""
     decode: Decode = "exact"
+    once: bool = False
+    """Whether an image that the row shows several times is decoded once, also without a store."""
     pool: Executor | None = None
     """Threads that decode side by side; None for one image after the other."""
     watch: Watch | None = None
     """Who is told which image is in hand; None for nobody."""
+
+
+def image_key(image: SizedImage) -> ImageKey:
+    """What tells an image of a row from others."""
+    return image.location, image.resized_height, image.resized_width
 
 
 class Watch(Protocol):
@@ -122,24 +132,25 @@ class RowImages:
     _images: list[_Image] = field(default_factory=list)
     _patches: int = 0
     _known: int = 0
-    _named: dict[bytes, int] = field(default_factory=dict)
+    _named: dict[bytes | ImageKey, int] = field(default_factory=dict)
     _containers: dict[str, Stamp | None] = field(default_factory=dict)
     _refreshed: bool = False
 
-    def add(self, sized: Sequence[SizedImage], origin: Origin) -> None:
-        """Take in the images of a sample."""
+    def add(self, sized: Sequence[SizedImage], origin: Origin, known: int = 0) -> None:
+        """Take in the images of a sample but the first ``known``, which the row holds already."""
         store, decode = self.reading.store, self.reading.decode
         entries = [None] * len(sized) if store is None else entry_names(sized, self._containers, decode)
-        for number, (image, entry) in enumerate(zip(sized, entries, strict=True), 1):
+        for number, (image, entry) in enumerate(zip(sized[known:], entries[known:], strict=True), known + 1):
             tokens = self.reading.geometry.tokens(image.resized_height, image.resized_width)
             self.tokens.append(tokens)
-            decoded = None if entry is None else self._find(entry, tokens)
+            name = entry if entry is not None or not self.reading.once else image_key(image)
+            decoded = None if name is None else self._find(name, tokens)
             if decoded is None:
                 decoded = len(self.entries)
                 self.entries.append(entry)
                 self._images.append(_Image(image, number, origin, self._take(tokens)))
-                if entry is not None:
-                    self._named[entry] = decoded
+                if name is not None:
+                    self._named[name] = decoded
             self.numbers.append(decoded)
 
     def add_filler(self) -> None:
@@ -172,12 +183,12 @@ class RowImages:
         self._patches += tokens * self.reading.geometry.merge_size**2
         return self.room.pixels[start : self._patches]
 
-    def _find(self, entry: bytes, tokens: int) -> int | None:
+    def _find(self, entry: bytes | ImageKey, tokens: int) -> int | None:
         """The decoded image that an entry is, ``KNOWN`` if it could be read, None if it is to be decoded."""
         store = self.reading.store
         if entry in self._named:
             return self._named[entry]
-        if store is None:
+        if store is None or isinstance(entry, tuple):
             return None
         if entry not in store and not self._refreshed:
             store.refresh()

@@ -20,6 +20,7 @@ from triptych.family.folders import check_not_quantised
 from triptych.planning.cost import SampleCost
 from triptych.planning.mixture import Mixture
 from triptych.planning.plan import Plan, make_plan
+from triptych.planning.sharing import Sharing
 from triptych.run.reporter import Reporter, report_line
 from triptych.run.settings import RunSettings
 from triptych.sources.records import Source
@@ -160,7 +161,13 @@ def rows_per_rank(settings: RunSettings, world_size: int) -> int:
     return rows // world_size
 
 
-def plan_training(settings: RunSettings, corpus: Corpus, world_size: int, cost: SampleCost | None = None) -> Plan:
+def plan_training(
+    settings: RunSettings,
+    corpus: Corpus,
+    world_size: int,
+    cost: SampleCost | None = None,
+    sharing: Sharing | None = None,
+) -> Plan:
     """The rows of a run: what ``triptych plan`` shows is what training takes.
 
     Args:
@@ -168,6 +175,7 @@ def plan_training(settings: RunSettings, corpus: Corpus, world_size: int, cost: 
         corpus: its samples.
         world_size: ranks that share the rows.
         cost: what a sample costs, to give ranks alike to do; None for rows in the order in which they are drawn.
+        sharing: what samples share, to keep those together; see ``decide_sharing``.
 
     Raises:
         ConfigError: if the sources' shares leave no sample in an epoch.
@@ -182,6 +190,7 @@ def plan_training(settings: RunSettings, corpus: Corpus, world_size: int, cost: 
         rows_per_step=train.rows_per_step,
         costs=None if cost is None else corpus.costs(cost),
         mixture=train_mixture(settings, corpus),
+        sharing=sharing,
     )
 
 

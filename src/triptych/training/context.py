@@ -14,9 +14,11 @@ from triptych.model.loading import choose_precision
 from triptych.planning.cost import model_cost
 from triptych.planning.plan import Plan, sequential_plan
 from triptych.recovery.resume import Start
+from triptych.rows.builder import Share
 from triptych.run.environment import keep_freed_memory
 from triptych.run.prepare import Prepared, Split
 from triptych.run.settings import RunSettings
+from triptych.run.sharing import decide_sharing
 from triptych.training.hf_arguments import training_arguments
 
 
@@ -34,6 +36,15 @@ class TrainingContext:
     """Of the arithmetic"""
     isolation: Isolation
     plans: dict[Split, Plan]
+    shared: str = ""
+    """What to say of ``batch.share``"""
+
+    @property
+    def share(self) -> Share:
+        """What the samples of a row share."""
+        if self.start.samples.sharing is None:
+            return "nothing"
+        return "images" if self.family.recurrent else "starts"
 
     @property
     def family(self) -> Family:
@@ -62,7 +73,9 @@ def make_context(settings: RunSettings, prepared: Prepared, start: Start) -> Tra
     plans = _plans(settings, prepared, start, args.world_size)
     start.check_precision(name_of(precision))
     isolation = choose_isolation(prepared.files.family, args.device)
-    return TrainingContext(settings, prepared, start, args, precision, isolation, plans)
+    cost = model_cost(settings.model.recipe, prepared.files.shapes)
+    shared = decide_sharing(settings, prepared.files, prepared.corpora["train"], cost).line
+    return TrainingContext(settings, prepared, start, args, precision, isolation, plans, shared)
 
 
 def name_of(precision: torch.dtype) -> str:

@@ -29,11 +29,13 @@ def load_for_training(
     isolation: Isolation,
     *,
     checkpointing: bool = False,
+    shares: bool = False,
 ) -> tuple[PreTrainedModel | PeftModel, Attention]:
     """Load the weights of ``settings.path``, in 4 bits where asked, choose what computes attention on ``device``, and
     decide which of the weights learn.
 
-    With ``checkpointing``, layers keep only their inputs for the backward pass.
+    With ``checkpointing``, layers keep only their inputs for the backward pass. ``shares`` says whether samples of one
+    row share their start.
 
     Raises:
         ConfigError: if the settings do not fit the model, or this machine cannot compute with 4-bit weights.
@@ -46,7 +48,9 @@ def load_for_training(
     else:
         loaded = load_model(settings)
     # Before anything is copied: a copy of a part has a config of its own.
-    attention = install_attention(loaded, settings.attention, device, precision, recurrent=isolation.recurrent)
+    attention = install_attention(
+        loaded, settings.attention, device, precision, recurrent=isolation.recurrent, shares=shares
+    )
     project_by_product(loaded)
     allow_any_length(device)
     model = set_up_training(loaded, family, settings, precision)

@@ -85,6 +85,8 @@ def train(settings: RunSettings, prepared: Prepared, out: Reporter, *, start: St
         if not context.isolation.packs:
             out.line(f"one sample at a time: {context.isolation.reason}")
         out.line(features.decision.line)
+        if context.shared:
+            out.line(context.shared)
     trainer = _trainer(context, model, attention, rates, features, out)
     start.stop.check()
     try:
@@ -110,6 +112,7 @@ def _load(context: TrainingContext) -> tuple[PreTrainedModel | PeftModel, Attent
         context.args.device,
         context.isolation,
         checkpointing=settings.train.gradient_checkpointing,
+        shares=context.share == "starts",
     )
     model.config.use_cache = False
     if settings.train.compile:
@@ -201,7 +204,8 @@ def _datasets(context: TrainingContext, store: FeatureReader | None, *, with_ima
     datasets = {}
     for split, plan in context.plans.items():
         filler = prepared.encoder.template.filler()
-        builder = RowBuilder(prepared.corpora[split], filler, with_image, store, data.decode)
+        share = context.share if split == "train" else "nothing"
+        builder = RowBuilder(prepared.corpora[split], filler, with_image, store, data.decode, share)
         # The first rows are decoded while the trainer is set up; those of an evaluation when it comes.
         datasets[split] = RowDataset(plan, builder, loading, first=first if split == "train" else None)
     return datasets

@@ -23,6 +23,8 @@ class BatchSettings(Settings):
     """Vision patches per row, a second limit beside ``tokens``."""
     group_similar: bool = False
     """Let packed rows of similar cost share a step: ranks with one row each wait less, steps differ more in targets."""
+    share: Switch = "off"
+    """Compute once what samples share at their start, such as one set of images; ``auto``: where it saves a tenth."""
     auto: bool = False
     """Choose ``tokens`` when training starts: the largest row that fits the device. ``batch: auto`` is short for it."""
 
