@@ -10,10 +10,17 @@ from numpy.typing import NDArray
 from triptych.planning.balance import balance_rows, balance_samples, group_similar
 from triptych.planning.mixture import Mixture
 from triptych.planning.packing import even_out, group, pack
-from triptych.planning.sharing import Saved, Sharing, fill_rows, make_units
+from triptych.planning.sharing import Saved, Sharing, Units, fill_rows, make_units
 
 JITTER = 0.1
 """Lengths are blurred by up to this share before they are sorted, so that an epoch pairs samples differently."""
+
+
+MOST_ROWS = 1.05
+"""How many times the rows of samples packed alone those of units may be before units are cut."""
+
+FRACTIONS = (1, 2, 4, 8)
+"""Parts of a row that units are cut to, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,18 +205,35 @@ def _shared_rows(
             fill_rows(np.diff(units.bounds), batch.samples, random)
         ]
     else:
-        patches = batch.patches if batch.patches is not None else int(lengths.patches[drawn].sum())
-        sizes = [lengths.tokens, lengths.patches]
-        units = make_units(drawn, sharing, sizes, [batch.tokens or 0, patches], random)
-        own = Lengths(*(units.sums(size) for size in sizes))
-        order = random.permutation(len(own.tokens))
-        order, packed = _pack(own, batch, own.tokens * _blur(len(own.tokens), random), order)
+        units, order, packed = _packed_units(lengths, batch, drawn, sharing, random)
         row_costs = None if steps is None else np.bincount(packed, units.sums(steps.costs)[order]).astype(np.int64)
         of_unit = np.empty(len(order), np.int64)
         of_unit[order] = _shuffled(packed, batch, row_costs, random, steps)
         rows = np.repeat(of_unit, np.diff(units.bounds))
     by_place = np.argsort(units.places, kind="stable")
     return _gather(units.samples[by_place], rows[by_place])
+
+
+def _packed_units(
+    lengths: Lengths, batch: BatchSpec, drawn: NDArray[np.int64], sharing: Sharing, random: np.random.Generator
+) -> tuple[Units, NDArray[np.int64], NDArray[np.int64]]:
+    """The samples in units, (U,) the units longest first, and the row of each.
+
+    Units that leave rows too empty are cut to halves of a row, then to quarters: a step shall hold as many samples as
+    if each were packed alone.
+    """
+    patches = batch.patches if batch.patches is not None else int(lengths.patches[drawn].sum())
+    sizes, alone = [lengths.tokens, lengths.patches], 0
+    for part in FRACTIONS:
+        limits = [(batch.tokens or 0) // part, patches // part if batch.patches is not None else patches]
+        units = make_units(drawn, sharing, sizes, limits, random)
+        own = Lengths(*(units.sums(size) for size in sizes))
+        order = random.permutation(len(own.tokens))
+        order, packed = _pack(own, batch, own.tokens * _blur(len(own.tokens), random), order)
+        alone = alone or int(_pack(lengths, batch, lengths.tokens.astype(np.float64), drawn)[1].max(initial=0)) + 1
+        if packed.max(initial=0) < alone * MOST_ROWS:
+            break
+    return units, order, packed
 
 
 def _blur(count: int, random: np.random.Generator) -> NDArray[np.float64]:
