@@ -77,6 +77,18 @@ def test_four_rows_accumulated_are_one_row_of_four(small_model_dir: Path, tmp_pa
     assert all(torch.allclose(left[name], right[name], atol=2e-5) for name in left)
 
 
+def test_rows_that_weigh_the_same_are_averaged_and_steps_end_with_epochs(small_model_dir: Path, tmp_path: Path) -> None:
+    data = tiny.write_dataset(tmp_path, 7)
+    still = {"learning_rate": 1e-12, "shuffle": False, "epochs": 2}  # every row has the same loss in each epoch
+    path = tiny.write_run(tmp_path, small_model_dir, data, train={**still, "log_every": 1}, batch={"samples": 2})
+    alone = losses(run(path, f"output={tmp_path / 'alone'}"))
+    assert len(alone) == 8
+    assert alone[4:] == pytest.approx(alone[:4], rel=1e-6), "in the order of the data in both epochs"
+    options = ("train.rows_per_step=3", f"output={tmp_path / 'rows'}")
+    averaged = losses(run(path, "train.average=rows", *options))
+    assert averaged == pytest.approx([sum(alone[:3]) / 3, alone[3]] * 2, rel=1e-6)
+
+
 LORA = {"train": "lora", "freeze": ["vision", "merger"], "lora": {"rank": 4, "dropout": 0.1}}
 
 

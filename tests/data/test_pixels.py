@@ -62,7 +62,8 @@ def test_mirroring_and_turning_upside_down_commute_with_the_resize() -> None:
         height, width, target = int(random.integers(9, 200)), int(random.integers(9, 200)), random.integers(9, 150, 2)
         image = Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8))
         for turn in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM):
-            late, early = pixels.resize(image.transpose(turn), tuple(target)), pixels.resize(image, tuple(target))
+            turned = image.transpose(turn)
+            late, early = (pixels.resize(one, tuple(target), GEOMETRY) for one in (turned, image))
             assert late.tobytes() == early.transpose(turn).tobytes()
 
 

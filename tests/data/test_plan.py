@@ -1,5 +1,6 @@
 """The plan: whole epochs as integers, the same for every rank, different for every epoch."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -147,3 +148,26 @@ def test_no_samples_give_no_rows() -> None:
 def test_a_sample_over_the_row_is_refused() -> None:
     with pytest.raises(ValueError, match="larger than a row"):
         make_plan(Lengths(np.array([11]), np.array([0])), BatchSpec(tokens=10), epochs=1, seed=0)
+
+
+@settings(max_examples=80, deadline=None)
+@given(case=cases(), epochs=st.integers(1, 3), world=st.integers(1, 3), steps=st.integers(1, 4))
+def test_samples_can_come_in_order_and_epochs_can_end_with_a_step(
+    case: tuple[Lengths, BatchSpec], epochs: int, world: int, steps: int
+) -> None:
+    lengths, batch = case
+    count = len(lengths.tokens)
+    costs = lengths.tokens + 1
+    ordered = replace(batch, ordered=True, whole_steps=True)
+    rows_per_step = steps * world
+    one = make_plan(lengths, ordered, epochs=epochs, seed=1, rows_per_step=rows_per_step, world_size=world)
+    assert all(bound % rows_per_step == 0 for bound in one.epoch_bounds.tolist())
+    for epoch in range(epochs):
+        found = [one.row(number).tolist() for number in range(*one.epoch_bounds[epoch : epoch + 2].tolist())]
+        assert sorted(sample for row in found for sample in row) == list(range(count))
+        firsts = [min(row) for row in found if row]
+        assert firsts == sorted(firsts), "rows come in the order of their first samples"
+        if batch.samples:
+            assert [sample for row in found for sample in row] == list(range(count))
+    balanced = make_plan(lengths, ordered, epochs=epochs, seed=1, rows_per_step=rows_per_step, costs=costs)
+    assert sorted(map(tuple, rows(balanced))) == sorted(map(tuple, rows(one))), "rows exchange no samples"

@@ -161,6 +161,7 @@ def check_reading(files: ModelFiles, trained: ModelFiles, geometry: Geometry) ->
     Raises:
         ProofError: naming what differs.
     """
+    geometry = geometry.for_servers()
     if files.geometry != geometry:
         raise ProofError(f"images are cut otherwise than in training: {files.geometry}, trained with {geometry}")
     if (files.image_mean, files.image_std) != (trained.image_mean, trained.image_std):

@@ -234,7 +234,7 @@ def run_needs(run: TrainedRun) -> serving.ServingNeeds:
     return serving.demands(
         run.corpora.values(),
         run.files.template(),
-        run.geometry,
+        run.geometry.for_servers(),
         run.files.shapes.language.positions,
         new_tokens=run.settings.eval.max_new_tokens,
         shrunk=run.shrunk,

@@ -106,11 +106,18 @@ def pixel_limits(geometry: Geometry) -> str:
 
 def notes(wanted: ServingNeeds, geometry: Geometry) -> list[str]:
     """What whoever serves the model should know, in sentences."""
+    servers = geometry.for_servers()
     found = [
-        f"The folder's processor files hold the pixel limits of training ({geometry.min_pixels:,} to "
-        f"{geometry.max_pixels:,} px per image); vLLM and transformers read them from there. To change them for one "
-        f"server of vLLM: `{pixel_limits(geometry)}`."
+        f"The folder's processor files hold the pixel limits of training ({servers.min_pixels:,} to "
+        f"{servers.max_pixels:,} px per image); vLLM and transformers read them from there. To change them for one "
+        f"server of vLLM: `{pixel_limits(servers)}`."
     ]
+    if geometry.scaled_first is not None:
+        found.append(
+            "It was trained with `data.resize: llamafactory`: images were scaled to that area first and rounded to "
+            "whole tokens then, up or down. Servers round down only, so their images can be up to a token smaller in "
+            "each direction."
+        )
     if wanted.skip_thinking:
         found.append(
             "By itself, the chat template lets an answer begin with a thought. Those that were learned have none, "

@@ -51,7 +51,8 @@ def image_features(features: RowFeatures) -> BaseModelOutputWithDeepstackFeature
 def describe_tower(model: Any, files: ModelFiles, precision: torch.dtype, device: torch.device) -> dict[str, Any]:
     """What besides the weights and the image decides features: pixels, patches, arithmetic and who does it."""
     geometry = asdict(files.geometry)
-    del geometry["min_pixels"], geometry["max_pixels"]  # these decide sizes, and the size is in the name of an entry
+    # These decide sizes, and the size is in the name of an entry; a first resize is added by the run that has one.
+    del geometry["min_pixels"], geometry["max_pixels"], geometry["scaled_first"]
     vision = model.config.vision_config
     on_cuda = device.type == "cuda"
     return {

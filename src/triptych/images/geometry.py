@@ -16,6 +16,11 @@ from dataclasses import dataclass, replace
 MAX_ASPECT = 200
 """Longest side over shortest side beyond which the family's image processors refuse an image."""
 
+SHORTEST = 28
+"""Shortest side after LLaMA-Factory's resize, px, whatever the model's patch."""
+SQUEEZED = 180
+"""Aspect ratio that LLaMA-Factory gives to an image of more than ``MAX_ASPECT``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
@@ -29,6 +34,8 @@ class Geometry:
     """Frames per patch; a still image is repeated this often on the device."""
     min_pixels: int
     max_pixels: int
+    scaled_first: tuple[int, int] | None = None
+    """(min, max) area of a resize before the model's own, as LLaMA-Factory does it (``first_size``); None for none."""
 
     @property
     def factor(self) -> int:
@@ -54,6 +61,7 @@ class Geometry:
         """
         if is_extreme(height, width):
             raise ValueError(f"aspect ratio of {height} x {width} is over {MAX_ASPECT}")
+        height, width = self.first_size(height, width)
         factor = self.factor
         resized_height = round(height / factor) * factor
         resized_width = round(width / factor) * factor
@@ -66,6 +74,34 @@ class Geometry:
             resized_height = math.ceil(height * grow / factor) * factor
             resized_width = math.ceil(width * grow / factor) * factor
         return resized_height, resized_width
+
+    def first_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width, px, that an image is scaled to before ``resized`` rounds them; its own without such a step.
+
+        The rule of LLaMA-Factory (0.9.x): to the largest area, then to the smallest, sides cut to whole pixels; then no
+        side below ``SHORTEST`` and no aspect over ``MAX_ASPECT``.
+        """
+        if self.scaled_first is None:
+            return height, width
+        smallest, largest = self.scaled_first
+        if height * width > largest:
+            height, width = _scaled(height, width, largest)
+        if height * width < smallest:
+            height, width = _scaled(height, width, smallest)
+        height, width = max(height, SHORTEST), max(width, SHORTEST)
+        if width / height > MAX_ASPECT:
+            width = height * SQUEEZED
+        if height / width > MAX_ASPECT:
+            height = width * SQUEEZED
+        return height, width
+
+    def for_servers(self) -> Geometry:
+        """What a server can do: one resize, whose limits come nearest."""
+        if self.scaled_first is None:
+            return self
+        smallest, largest = self.scaled_first
+        limits = max(self.min_pixels, smallest), min(self.max_pixels, largest)
+        return replace(self, min_pixels=limits[0], max_pixels=limits[1], scaled_first=None)
 
     def grid(self, resized_height: int, resized_width: int) -> tuple[int, int, int]:
         """Patch grid (temporal, height, width) of a resized image."""
@@ -98,6 +134,12 @@ class Geometry:
             too_low = bisect_left(range(1, self.max_pixels), self.min_pixels, key=lambda limit: math.prod(under(limit)))
             size = under(too_low + 1)
         return size
+
+
+def _scaled(height: int, width: int, area: int) -> tuple[int, int]:
+    """Both sides times the same factor, so that the area is at most ``area``, cut to whole pixels."""
+    scale = math.sqrt(area / (width * height))
+    return int(height * scale), int(width * scale)
 
 
 def is_extreme(height: int, width: int) -> bool:

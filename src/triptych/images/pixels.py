@@ -102,23 +102,32 @@ def load_patches(
     Raises:
         ImageError: ``image-missing`` or ``image-unreadable``.
     """
-    return patchify(_load_resized(location, size, resized, decode), geometry)
+    sizes = _steps(size, resized, geometry)
+    return patchify(_load_resized(location, size, sizes if decode == "exact" else sizes[-1:], decode), geometry)
 
 
-def _load_resized(location: str, size: tuple[int, int], resized: tuple[int, int], decode: Decode) -> Image.Image:
-    """The image upright at its size in the model, in RGB or in grey of 8 bits."""
+def _steps(size: tuple[int, int], resized: tuple[int, int], geometry: Geometry) -> list[tuple[int, int]]:
+    """Sizes (height, width) that an image goes through: the model's own, and before it that of a first resize."""
+    first = geometry.first_size(*size)
+    return [resized] if first == size else [first, resized]
+
+
+def _load_resized(
+    location: str, size: tuple[int, int], sizes: Sequence[tuple[int, int]], decode: Decode
+) -> Image.Image:
+    """The image upright at its size in the model, in RGB or in grey of 8 bits; ``sizes`` are gone through in order."""
     with measure.open_bytes(location) as file:
         content = io.BytesIO(file.read())
     with measure.opened(content, location) as image:
         found = image.height, image.width
-        scale = _scale_down(image, resized) if decode == "fast" else 1
+        scale = _scale_down(image, sizes[-1]) if decode == "fast" else 1
         measure.load(image, location)
         turn = measure.turn(image)
         if scale == 1:
             found = image.height, image.width  # of a TIFF that Pillow turns itself, only now
         _check_size(location, found[::-1] if turn in measure.SIDEWAYS else found, size)
         try:
-            return _resize_upright(image, turn, resized, scale)
+            return _resize_upright(image, turn, sizes, scale)
         except Exception as error:
             raise _inconvertible(location, error) from error
 
@@ -149,7 +158,7 @@ def _scale_down(image: Image.Image, resized: tuple[int, int]) -> int:
 
 
 def _resize_upright(
-    image: Image.Image, turn: Image.Transpose | None, resized: tuple[int, int], scale: int
+    image: Image.Image, turn: Image.Transpose | None, sizes: Sequence[tuple[int, int]], scale: int
 ) -> Image.Image:
     """Turn, convert and resize, the resize as early as the result does not depend on it.
 
@@ -162,17 +171,20 @@ def _resize_upright(
         image = deep_grey(image)
     elif image.mode != "L" or image.has_transparency_data:
         image = to_rgb(image)
-    height, width = resized[::-1] if turn in measure.SIDEWAYS else resized
     # After a halving, a linear kernel comes as near to the exact pixels as a cubic one within 1 dB, in half the time;
     # after a quartering it is 6 dB further off (benchmarks/fast_decode.py).
     kernel = Image.Resampling.BILINEAR if scale == 2 else Image.Resampling.BICUBIC
-    image = image.resize((width, height), kernel)
+    for resized in sizes:
+        height, width = resized[::-1] if turn in measure.SIDEWAYS else resized
+        image = image.resize((width, height), kernel)
     return image if turn is None else image.transpose(turn)
 
 
-def resize(image: Image.Image, resized: tuple[int, int]) -> Image.Image:
-    """One bicubic resize to (height, width)."""
-    return image.resize(resized[::-1], Image.Resampling.BICUBIC)
+def resize(image: Image.Image, resized: tuple[int, int], geometry: Geometry) -> Image.Image:
+    """Bicubic, to (height, width), as a file is resized in training."""
+    for height, width in _steps((image.height, image.width), resized, geometry):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return image
 
 
 def patchify(image: Image.Image, geometry: Geometry) -> NDArray[np.uint8]:

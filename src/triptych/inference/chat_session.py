@@ -136,7 +136,7 @@ class Session:
             raise ChatError(f"{error}; /reset starts again") from error
         layout = lay_out(fitted.encoded, fitted.resized, geometry, ORIGIN)
         patches = [
-            pixels.patchify(pixels.resize(picture, size), geometry)
+            pixels.patchify(pixels.resize(picture, size, geometry), geometry)
             for (_, picture), size in zip(self.images, fitted.resized, strict=True)
         ]
         header = np.flatnonzero(encoded.ids == template.turn_start)[-1]

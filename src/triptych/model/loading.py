@@ -145,7 +145,7 @@ class ProcessorFiles:
 
     def _images(self) -> dict[str, Any]:
         """How training read images, in full: what a file leaves out means other numbers to other releases."""
-        geometry = self.geometry
+        geometry = self.geometry.for_servers()
         return {
             # Both spellings: older releases of transformers and vLLM read the first, newer ones the second.
             "min_pixels": geometry.min_pixels,

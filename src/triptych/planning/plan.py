@@ -42,6 +42,10 @@ class BatchSpec:
     patches: int | None = None
     group_similar: bool = False
     """Whether packed rows of similar cost share a step."""
+    ordered: bool = False
+    """Whether samples come in the order of the data, in every epoch, instead of shuffled."""
+    whole_steps: bool = False
+    """Whether an epoch ends with a step: the last one is filled up with empty rows, and rows exchange no samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +138,14 @@ def make_plan(
     for epoch in range(epochs):
         random = np.random.default_rng((seed, epoch))
         drawn = np.arange(len(lengths.tokens)) if mixture is None or mixture.plain else mixture.draw(epoch, seed)
-        steps = None if costs is None else _Steps(costs, rows_per_step, int(epoch_bounds[epoch]))
-        if sharing is None:
-            order, epoch_counts = _epoch_rows(lengths, batch, random.permutation(drawn), random, steps)
+        steps = _steps(costs, batch, rows_per_step, int(epoch_bounds[epoch]))
+        if sharing is None or batch.ordered or batch.whole_steps:
+            drawn = drawn if batch.ordered else random.permutation(drawn)
+            order, epoch_counts = _epoch_rows(lengths, batch, drawn, random, steps)
         else:
             order, epoch_counts = _shared_rows(lengths, batch, drawn, sharing, random, steps)
+        if batch.whole_steps:
+            epoch_counts = np.concatenate((epoch_counts, np.zeros(-len(epoch_counts) % rows_per_step, np.int64)))
         samples.append(order)
         counts.append(epoch_counts)
         epoch_bounds[epoch + 1] = epoch_bounds[epoch] + len(epoch_counts)
@@ -177,6 +184,13 @@ class _Steps:
     """Number of the epoch's first row in the run"""
 
 
+def _steps(costs: NDArray[np.int64] | None, batch: BatchSpec, rows_per_step: int, first_row: int) -> _Steps | None:
+    """None where samples stay in the rows in which they were drawn."""
+    if costs is None or batch.ordered or batch.whole_steps:
+        return None
+    return _Steps(costs, rows_per_step, first_row)
+
+
 def _epoch_rows(
     lengths: Lengths, batch: BatchSpec, order: NDArray[np.int64], random: np.random.Generator, steps: _Steps | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -185,9 +199,23 @@ def _epoch_rows(
         if steps is not None:
             order = order[balance_samples(steps.costs[order], batch.samples, steps.rows_per_step, steps.first_row)]
         return _gather(order, group(len(order), batch.samples))
+    if batch.ordered:
+        return _gather(*_packed_in_order(lengths, batch, order))
     order, rows = _pack(lengths, batch, lengths.tokens * _blur(len(lengths.tokens), random), order)
     row_costs = None if steps is None else np.bincount(rows, steps.costs[order]).astype(np.int64)
     return _gather(order, _shuffled(rows, batch, row_costs, random, steps))
+
+
+def _packed_in_order(
+    lengths: Lengths, batch: BatchSpec, order: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Samples and the row of each: packed, the rows in the order of their first samples."""
+    place = np.empty(len(lengths.tokens), np.int64)
+    place[order] = np.arange(len(order))
+    packed, rows = _pack(lengths, batch, lengths.tokens.astype(np.float64), order)
+    first = np.full(rows.max(initial=-1) + 1, len(place), np.int64)
+    np.minimum.at(first, rows, place[packed])
+    return packed, np.argsort(np.argsort(first))[rows]
 
 
 def _shared_rows(

@@ -83,7 +83,7 @@ class Recorded:
         sizes = np.bincount(self.source, minlength=len(shares))
         return make_plan(
             Lengths(self.tokens, self.patches),
-            settings.batch.spec(),
+            settings.row_spec(),
             epochs=settings.train.epochs,
             seed=settings.train.seed,
             world_size=world_size,

@@ -47,7 +47,7 @@ def make_encoder(files: ModelFiles, settings: RunSettings) -> Encoder:
     Raises:
         ConfigError: if the limits contradict the model's own.
     """
-    geometry = files.geometry.limit(min_pixels=settings.data.min_pixels, max_pixels=settings.data.max_pixels)
+    geometry = settings.data.geometry(files.geometry)
     if geometry.min_pixels > geometry.max_pixels:
         raise ConfigError(
             f"data.min_pixels {geometry.min_pixels:,} is larger than data.max_pixels {geometry.max_pixels:,} "
@@ -183,7 +183,7 @@ def plan_training(
     train = settings.train
     return make_plan(
         corpus.lengths,
-        settings.batch.spec(),
+        settings.row_spec(),
         epochs=train.epochs,
         seed=train.seed,
         world_size=world_size,

@@ -58,7 +58,10 @@ class RowTrainer(Trainer):
         """Origins of the samples that were lost during the run"""
         self.stop_asked: str | None = None
         """Name of the signal after which all ranks end with this step"""
-        self.rows = StepRows(self.output, out, self.train_dataset, forward.features, alone=self.args.world_size == 1)
+        self.by_rows = context.settings.train.average == "rows"
+        # The loss of a row is divided by its own targets then, which its parts do not know.
+        alone = self.args.world_size == 1 and not self.by_rows
+        self.rows = StepRows(self.output, out, self.train_dataset, forward.features, alone=alone)
         """Of the step that is going on"""
         self._seal: checkpoints.Seal | None = None
         """Of the checkpoint that is being written"""
@@ -72,7 +75,8 @@ class RowTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor | int | None]:
-        """Take the rows of one optimizer step and sum up the weights of its targets on all ranks."""
+        """Take the rows of one optimizer step and sum up the weights of its targets on all ranks, or its rows that have
+        any where every row weighs the same."""
         asked = time.perf_counter()
         self.meter.started = self.meter.started or asked
         inputs, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -83,8 +87,9 @@ class RowTrainer(Trainer):
             self.meter.see(batch)
         self.sources.next_step()
         signalled = self.start.stop.name is not None
-        weight = sum(float(batch.weights.sum(dtype=torch.float64)) for batch in batches)
-        sums = torch.tensor([weight, signalled], device=device, dtype=torch.float64)
+        weights = [float(batch.weights.sum(dtype=torch.float64)) for batch in batches]
+        items = sum(weight > 0 for weight in weights) if self.by_rows else sum(weights)
+        sums = torch.tensor([items, signalled], device=device, dtype=torch.float64)
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums, "sum")
             # A signal reaches ranks at different times; what all of them saw before this step counts.
@@ -98,7 +103,8 @@ class RowTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Weighted mean of the cross entropy over the targets of the whole step, all ranks and accumulated rows."""
+        """Weighted mean of the cross entropy over the targets of the whole step, all ranks and accumulated rows; or the
+        mean over its rows of theirs (``train.average``)."""
         summed, losses = self.forward.losses(model, inputs["batch"])
         self.sources.add(inputs["batch"], losses, num_items_in_batch)
         # Gradients are averaged over ranks; the sum is wanted.
@@ -108,10 +114,12 @@ class RowTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Forward and backward of a row; one that does not fit in memory is split into its samples."""
-        step = super().training_step
+        step, items = super().training_step, torch.as_tensor(num_items_in_batch)
+        if self.by_rows:
+            items = items * (float(inputs["batch"].weights.sum(dtype=torch.float64)) or 1.0)
         return self.rows.train(
             inputs["batch"],
-            lambda batch: step(model, {"batch": batch}, num_items_in_batch),
+            lambda batch: step(model, {"batch": batch}, items),
             lambda: self._forget_step(model),
             self.state.global_step + 1,
         )

@@ -79,7 +79,11 @@ def _data(values: Mapping[str, Any], around: Surroundings, notes: Notes) -> dict
     if values["val_size"] > 1e-6:
         size = values["val_size"]
         data["hold_out"] = int(size) if size > 1 else size
-    data |= {"max_pixels": values["image_max_pixels"]}
+    data |= {
+        "resize": "llamafactory",
+        "max_pixels": values["image_max_pixels"],
+        "min_pixels": values["image_min_pixels"],
+    }
     data |= {"max_tokens": values["cutoff_len"], "too_long": "drop" if _packs(values) else "shrink"}
     if values["train_on_prompt"] or values["mask_history"]:
         data["supervise"] = "all" if values["train_on_prompt"] else "last"
@@ -135,6 +139,8 @@ def _train(values: Mapping[str, Any], around: Surroundings, notes: Notes) -> dic
         "save_every": {"steps": int(values["save_steps"]), "epoch": "epoch", "no": None}[values["save_strategy"]],
         "keep_checkpoints": values["save_total_limit"],
     }
+    if rows > 1:
+        train["average"] = "rows"
     if values["max_steps"] > 0:
         train["max_steps"] = values["max_steps"]
     if values["disable_shuffling"]:

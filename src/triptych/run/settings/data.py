@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from triptych.images.geometry import Geometry
 from triptych.planning.mixture import Share
 from triptych.run.settings.base import Settings, in_pydantic
 from triptych.sources.records import Marks, RoleRule, Source, Supervise
@@ -112,6 +114,9 @@ class DataSettings(Settings):
     """Smallest area of a resized image, px; default: the model's own."""
     max_pixels: PositiveInt | None = None
     """Largest area of a resized image, px; default: the model's own."""
+    resize: Literal["model", "llamafactory"] = "model"
+    """How the limits act: in the model's own rounding (``model``), or in a resize of their own before it, as
+    LLaMA-Factory has it: images then get its sizes, which may exceed ``max_pixels`` by some per cent."""
     sample_image_tokens: PositiveInt | None = None
     """Tokens that all images of one sample share; larger images shrink first."""
     max_tokens: PositiveInt | None = None
@@ -134,6 +139,12 @@ class DataSettings(Settings):
     """Rows that the workers keep ready or have in hand, MB of 2^20 bytes, per rank; at least one row."""
     stall_seconds: PositiveFloat = 120.0
     """Seconds without progress after which a worker is named with its image, ended and replaced."""
+
+    def geometry(self, own: Geometry) -> Geometry:
+        """A model's patch arithmetic with the limits of the run; ``own`` has those of its release."""
+        if self.resize == "model":
+            return own.limit(min_pixels=self.min_pixels, max_pixels=self.max_pixels)
+        return replace(own, scaled_first=(self.min_pixels or 1, self.max_pixels or own.max_pixels))
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
@@ -11,6 +12,7 @@ from triptych.errors import ConfigError
 from triptych.family.recipe import ANY_COUNTS, check_rates
 from triptych.family.selectors import parse_selector
 from triptych.family.shapes import ModelShapes
+from triptych.planning.plan import BatchSpec
 from triptych.run.hf_names import check_names
 from triptych.run.settings.base import Settings, in_pydantic
 from triptych.run.settings.data import DataSettings, SourceSettings
@@ -63,6 +65,15 @@ class RunSettings(Settings):
         if self.model.lora.experts and not shapes.language.experts:
             raise ConfigError(f"model.lora.experts: {self.model.path} is dense and has no experts; leave it out")
         check_rates(self.model.recipe(shapes.layers), self.train.part_learning_rates, shapes.layers)
+
+    def row_spec(self) -> BatchSpec:
+        """How rows of training are filled.
+
+        Raises:
+            ConfigError: under ``batch: auto``, before the size of rows is chosen.
+        """
+        train = self.train
+        return replace(self.batch.spec(), ordered=not train.shuffle, whole_steps=train.average == "rows")
 
     def budget(self, merge_size: int) -> Budget:
         """Limits of one sample; a sample must also fit in a row."""

@@ -63,6 +63,11 @@ class TrainSettings(Settings):
     """Peak learning rate of parts or layers, for example ``{vision: 2.0e-6}``; the narrower one decides."""
     rows_per_step: PositiveInt = 1
     """Rows per optimizer step, over all ranks; more than one per rank are accumulated."""
+    average: Literal["tokens", "rows"] = "tokens"
+    """What weighs the same in a step's loss: every target (``tokens``), or every row, whatever it holds (``rows``, as
+    in tools that average batches; then a step never spans the end of an epoch)."""
+    shuffle: bool = True
+    """``false``: samples come in the order of the data, in every epoch."""
     schedule: str = "cosine"
     """Learning-rate schedule, by its name in transformers (``cosine``, ``linear``, ``constant_with_warmup``, ...)."""
     warmup: Annotated[float, Field(ge=0)] = 0.03
