@@ -11,8 +11,9 @@ import pytest
 
 from families import released_template
 from triptych.errors import ModelError
+from triptych.family.family import FAMILIES, family_template
 from triptych.quickstart.tiny import CHAT_TEMPLATE
-from triptych.text.chat_template import ChatStyle, ChatTemplate, read_chat_template
+from triptych.text.chat_template import PROBES, ChatStyle, ChatTemplate, read_chat_template
 
 THINKING = ChatStyle(thinking="last", skips_thinking=True, trims=True, answers_tools=True)
 STYLES = {
@@ -21,7 +22,34 @@ STYLES = {
     "qwen3_5_think": replace(THINKING, thinks_by_default=True),
     "qwen3_5_nothink": THINKING,
     "qwen3_6": replace(THINKING, thinks_by_default=True),
+    "qwen3_8": ChatStyle(
+        thinking="all",
+        skips_thinking=True,
+        thinks_by_default=True,
+        trims=True,
+        effort=(
+            "Reasoning effort is set to xhigh. Please think carefully through the task, validate key assumptions, "
+            "consider plausible alternatives, and prioritize correctness, consistency, and clarity in the final answer."
+        ),
+    ),
 }
+# The templates that take the place of ones that cannot be used, and released ones of the same families.
+OWN = {"qwen2_vl": "qwen2_5_vl", "qwen3_vl": "qwen3_vl", "qwen3_5": "qwen3_5_think"}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_familys_own_template_renders_as_the_released_one(name: str) -> None:
+    own, released = ChatTemplate(family_template(name), name), ChatTemplate(released_template(OWN[name]), name)
+    assert own.style() == released.style()
+    for probe in PROBES:
+        assert own.render(probe) == released.render(probe)
+    for options in ({}, {"enable_thinking": False}):
+        prompts = [template.render(PROBES[0][:1], prompt=True, **options) for template in (own, released)]
+        assert prompts[0] == prompts[1], options
+
+
+def test_every_family_has_its_template() -> None:
+    assert {family.template for family in FAMILIES.values()} == OWN.keys()
 
 
 @pytest.mark.parametrize("name", STYLES)

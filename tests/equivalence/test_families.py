@@ -121,7 +121,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_ids_are_the_chat_template_tokenized_as_generation_meets_it(model: Model) -> None:
     cases = {**CONVERSATIONS, **(THOUGHTS if model.thinks else {})}
     # These families' templates refuse an image in a system prompt, or leave it out without a word.
-    if not read_model_files(str(model.folder)).family.style.default_system:
+    if not read_model_files(str(model.folder)).style.default_system:
         del cases["image-in-system"]
     lines = model.lines(*(record(turns, images_of(turns), "sharegpt") for turns in cases.values()))
     style = read_model_files(str(model.folder)).style

@@ -42,6 +42,8 @@ def chat(
         ConfigError, ModelError: if the model cannot be loaded.
     """
     session = open_session(folder, max_new_tokens=max_new_tokens, temperature=temperature, thinking=thinking)
+    if session.note is not None:
+        tell(session.note)
     interactive = sys.stdin.isatty()
     if interactive:
         tell(HELP)

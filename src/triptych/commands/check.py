@@ -105,6 +105,8 @@ def _what_to_check(
         raise ConfigError(f"{', '.join(options.given())}: for data files; a run file has settings for it")
     settings = open_for(run_files[0], overrides, out).settings
     files = read_model_files(settings.model.path)
+    if files.replaced is not None:
+        out.line(files.replaced)
     splits = {f"data.{split}": settings.sources(split) for split in SPLITS if settings.sources(split)}
     return splits, make_encoder(files, settings)
 

@@ -56,6 +56,8 @@ def encode(
     read = (source or SourceOptions()).source(data)
     refuse_to_overwrite(read.files(), [path for path in (out, pixels) if path is not None])
     terminal = Terminal()
+    if files.replaced is not None:
+        terminal.line(files.replaced)
     corpus, report = index_sources("encoding", [read], encoder, terminal)
     rejected = list(report.problems)
     terminal.problems(report)

@@ -2,6 +2,7 @@
 
 names      the files hold the tensors of the base, under the same names and in the same shapes
 reading    pixel limits, tokenizer and chat template are those of training
+stopping   answers end where training ended them; the chat template that servers read is that of training
 weights    every tensor read back equals the merged one, bit for bit
 changes    what learned changed, what was frozen did not
 merge      adapters merged into the base say what adapters beside it say, before anything is rounded
@@ -21,11 +22,15 @@ import torch
 from transformers import PreTrainedModel
 
 from triptych.errors import TriptychError
+from triptych.exporting.generation import GENERATION_CONFIG, stop_ids
 from triptych.family.family import Family, ModelFiles
+from triptych.family.folders import read_json
 from triptych.family.selectors import PARTS, Part
 from triptych.images.geometry import Geometry
 from triptych.model.parts import part_of
 from triptych.model.trained import stored_tensors
+from triptych.text.chat_template import read_chat_template
+from triptych.text.template import TURN_END
 
 PROOF = "triptych_proof.json"
 
@@ -170,8 +175,30 @@ def check_reading(files: ModelFiles, trained: ModelFiles, geometry: Geometry) ->
         raise ProofError("the tokenizer or the chat template is not the one of training")
     return (
         f"{geometry.min_pixels:,} to {geometry.max_pixels:,} px per image as in training; "
-        "tokenizer and chat template of the base"
+        "tokenizer and chat template of training"
     )
+
+
+def check_stopping(exported: Path, turn_end: int, template: str) -> str:
+    """Servers end an answer at the end of a turn, as training did, and find the chat template of training.
+
+    Args:
+        exported: folder of the export.
+        turn_end: id of the token that ends a turn.
+        template: the chat template of training, in Jinja.
+
+    Raises:
+        ProofError: if they would not.
+        ModelError: if a file cannot be read.
+    """
+    ends = stop_ids(read_json(exported, GENERATION_CONFIG, str(exported)).get("eos_token_id"))
+    if turn_end not in ends:
+        raise ProofError(
+            f"{GENERATION_CONFIG} stops at {ends or 'nothing'}, and training ended answers at {TURN_END}, {turn_end}"
+        )
+    if read_chat_template(exported) != template:
+        raise ProofError("the chat template that servers would read is not that of training, or is missing")
+    return f"answers end at {TURN_END} ({turn_end}); the chat template is that of training"
 
 
 def check_weights(meant: PreTrainedModel, read: PreTrainedModel) -> str:

@@ -103,7 +103,7 @@ def _merge(run: TrainedRun, dtype: torch.dtype) -> PreTrainedModel:
 
 def _save(model: PreTrainedModel, run: TrainedRun, out: Path) -> None:
     model.save_pretrained(out)
-    write_generation(model.generation_config, run.base, out)
+    write_generation(model.generation_config, run.base, out, run.files.template().turn_end)
     extra = {RUN_FILE: run_file.to_yaml(run.settings)}
     ProcessorFiles(run.files, run.geometry, extra).save_pretrained(out)
 
@@ -124,6 +124,7 @@ def prove(run: TrainedRun, model: PreTrainedModel, out: Path, dtype: torch.dtype
     for examine in (
         claims.names,
         claims.reading,
+        claims.stopping,
         claims.weights,
         claims.changes,
         claims.merge,
@@ -175,6 +176,10 @@ class _Claims:
 
     def reading(self) -> str:
         return claims.check_reading(read_model_files(str(self.out)), self.run.files, self.run.geometry)
+
+    def stopping(self) -> str:
+        template = self.proof_samples.template
+        return claims.check_stopping(self.out, template.turn_end, self.run.files.chat_template.source)
 
     def weights(self) -> str:
         return claims.check_weights(self.model, self.read)

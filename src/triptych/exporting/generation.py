@@ -16,24 +16,33 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "repetition_penalty": 1.0}
 """What vLLM reads; it does not look at ``do_sample``."""
 
 
-def greedy(base: GenerationConfig | None) -> dict[str, Any]:
-    """The likeliest token every time, no penalty, the ids that end an answer as in ``base``.
+def greedy(base: GenerationConfig | None, turn_end: int) -> dict[str, Any]:
+    """The likeliest token every time, no penalty; answers end as they were trained to, or at an id of ``base``.
 
     ``temperature`` 0 says to vLLM what ``do_sample`` says to transformers, which ignores it and notes so when it loads.
     """
-    tokens = {name: getattr(base, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return {**{name: value for name, value in tokens.items() if value is not None}, "do_sample": False, **GREEDY}
+    tokens = {name: getattr(base, name, None) for name in ("bos_token_id", "pad_token_id")}
+    known = {name: value for name, value in tokens.items() if value is not None}
+    ends = stop_ids(getattr(base, "eos_token_id", None))
+    known["eos_token_id"] = [turn_end, *(end for end in ends if end != turn_end)]
+    return {**known, "do_sample": False, **GREEDY}
 
 
-def write_generation(base: GenerationConfig | None, folder: Path, out: Path) -> None:
+def stop_ids(found: Any) -> list[int]:
+    """The ids that end an answer, of ``eos_token_id``: none, one, or several."""
+    return [] if found is None else [found] if isinstance(found, int) else [int(end) for end in found]
+
+
+def write_generation(base: GenerationConfig | None, folder: Path, out: Path, turn_end: int) -> None:
     """Write how the export ``out`` answers; where the base's own settings differ from that, keep them beside it.
 
     Args:
         base: what the trained model would answer with.
         folder: of the base.
         out: the export.
+        turn_end: id of the token that ends a turn.
     """
-    text = json.dumps(greedy(base), indent=2) + "\n"
+    text = json.dumps(greedy(base, turn_end), indent=2) + "\n"
     (out / GENERATION_CONFIG).write_text(text, encoding="utf-8")
     source = folder / GENERATION_CONFIG
     if own_settings(folder):

@@ -34,6 +34,8 @@ class ServingNeeds:
     """Longest sequence that the model's positions allow, tokens."""
     skip_thinking: bool
     """Whether prompts must be told to leave thinking out, since no answer that was learned has any."""
+    effort: str | None = None
+    """What the chat template puts before the system text, and leaves out where thinking is turned off."""
 
     @property
     def length(self) -> int:
@@ -64,7 +66,8 @@ def demands(
             lengths = lengths - seen + np.maximum(seen, corpus.image_counts * largest)
         tokens = max(tokens, int(lengths.max()))
         images = max(images, int(corpus.image_counts.max()))
-    return ServingNeeds(images, tokens, new_tokens, shrunk, positions, _skip_thinking(corpora, template))
+    skip = _skip_thinking(corpora, template)
+    return ServingNeeds(images, tokens, new_tokens, shrunk, positions, skip, template.style.effort)
 
 
 def _skip_thinking(corpora: Iterable[Corpus], template: Template) -> bool:
@@ -123,6 +126,11 @@ def notes(wanted: ServingNeeds, geometry: Geometry) -> list[str]:
             "By itself, the chat template lets an answer begin with a thought. Those that were learned have none, "
             "so prompts must leave it out: `enable_thinking=False` for the template, or in each request "
             '`"chat_template_kwargs": {"enable_thinking": false}`.'
+        )
+    if wanted.skip_thinking and wanted.effort is not None:
+        found.append(
+            "Where thinking is turned off, this chat template leaves out an instruction that was there in training; "
+            f"for the same prompt, begin the system text with it: `{wanted.effort}`"
         )
     if wanted.shrunk:
         found.append(

@@ -52,6 +52,8 @@ def open_run(folder: Path, out: Reporter) -> TrainedRun:
         raise ConfigError(f"{folder} holds no {RUN_FILE}: name a checkpoint, or the folder `final` of a run")
     settings = run_file.load(folder / RUN_FILE)
     files = read_model_files(settings.model.path)
+    if files.replaced is not None:
+        out.line(files.replaced)
     encoder = make_encoder(files, settings)
     corpora: dict[Split, Corpus] = {}
     shrunk = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ class Family:
     """What Triptych must know of a family beyond what its config files say."""
 
     name: str
-    style: ChatStyle
-    """What the released chat template does; used where a model folder holds no template of its own."""
+    template: str
+    """Chat template of ``assets/chat_templates`` that renders as the released ones do; see ``ModelFiles.replaced``."""
     vision: str = "model.visual"
     """Name of the vision tower inside the model; the merger is inside it."""
     merger: tuple[str, ...] = ("model.visual.merger",)
@@ -37,24 +38,23 @@ class Family:
 
 # The mergers of inner tower layers, whose outputs go into the first language layers, beside the last one.
 DEEPSTACK = ("model.visual.merger", "model.visual.deepstack_merger_list")
-THINKING = ChatStyle(thinking="last", skips_thinking=True, thinks_by_default=True, trims=True, answers_tools=True)
-
 # A new family is a row here, keyed by the `model_type` of its config.json.
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(
         name="Qwen2-VL",
-        style=ChatStyle(default_system="You are a helpful assistant."),
+        template="qwen2_vl",
         processor="Qwen2VLProcessor",
     ),
     "qwen2_5_vl": Family(
         name="Qwen2.5-VL",
-        style=ChatStyle(default_system="You are a helpful assistant."),
+        template="qwen2_vl",
         processor="Qwen2_5_VLProcessor",
     ),
-    "qwen3_vl": Family(name="Qwen3-VL", style=ChatStyle(), merger=DEEPSTACK),
-    "qwen3_vl_moe": Family(name="Qwen3-VL-MoE", style=ChatStyle(), merger=DEEPSTACK),
-    "qwen3_5": Family(name="Qwen3.5", style=THINKING, recurrent=True),
-    "qwen3_5_moe": Family(name="Qwen3.5-MoE", style=THINKING, recurrent=True),
+    "qwen3_vl": Family(name="Qwen3-VL", template="qwen3_vl", merger=DEEPSTACK),
+    "qwen3_vl_moe": Family(name="Qwen3-VL-MoE", template="qwen3_vl", merger=DEEPSTACK),
+    "qwen3_5": Family(name="Qwen3.5", template="qwen3_5", recurrent=True),
+    "qwen3_5_moe": Family(name="Qwen3.5-MoE", template="qwen3_5", recurrent=True),
+    "qwen4_exp": Family(name="Qwen4-Exp", template="qwen3_5", recurrent=True),
 }
 
 
@@ -72,13 +72,15 @@ class ModelFiles:
     """Content of ``config.json``."""
     shapes: ModelShapes
     """Its widths, depths and heads."""
-    chat_template: ChatTemplate | None
-    """None where the folder has none; then the family's released style is used."""
+    chat_template: ChatTemplate
+    """The one in use: the folder's own, or the family's in its place."""
+    replaced: str | None
+    """Why the family's template is used, a sentence for people; None if the folder's own is."""
 
     @property
     def style(self) -> ChatStyle:
         """What its chat template does."""
-        return self.family.style if self.chat_template is None else self.chat_template.style()
+        return self.chat_template.style()
 
     def template(self) -> Template:
         """How it renders and tokenizes conversations.
@@ -89,9 +91,8 @@ class ModelFiles:
         """
         template = Template.from_file(self.folder / "tokenizer.json", self.style)
         self._check_vocabulary(largest_id(template.tokenizer))
-        if self.chat_template is not None:
-            verify(template, self.chat_template)
-            template.style = replace(template.style, refuses=refused_orders(template, self.chat_template))
+        verify(template, self.chat_template)
+        template.style = replace(template.style, refuses=refused_orders(template, self.chat_template))
         return template
 
     def _check_vocabulary(self, largest: int) -> None:
@@ -136,17 +137,38 @@ def read_model_files(path: str) -> ModelFiles:
         min_pixels=processor.min_pixels,
         max_pixels=processor.max_pixels,
     )
-    chat = read_chat_template(folder)
+    family = FAMILIES[model_type]
+    chat_template, replaced = _template_in_use(folder, family, path)
     return ModelFiles(
         folder=folder,
-        family=FAMILIES[model_type],
+        family=family,
         geometry=geometry,
         image_mean=processor.mean,
         image_std=processor.std,
         config=config,
         shapes=shapes,
-        chat_template=None if chat is None else ChatTemplate(chat, path),
+        chat_template=chat_template,
+        replaced=replaced,
     )
+
+
+def _template_in_use(folder: Path, family: Family, path: str) -> tuple[ChatTemplate, str | None]:
+    """The chat template to use, and why it is not the folder's own."""
+    source = read_chat_template(folder)
+    why = "has no chat template"
+    if source is not None:
+        own = ChatTemplate(source, path)
+        unusable = own.why_unusable()
+        if unusable is None:
+            return own, None
+        why = f"has a chat template that {unusable}"
+    replaced = f"{path} {why}; that of {family.name} is used in its place, and saved with the model"
+    return ChatTemplate(family_template(family.template), f"{family.name}'s chat template"), replaced
+
+
+def family_template(name: str) -> str:
+    """A chat template in Jinja, by its name in ``assets/chat_templates``."""
+    return (files("triptych") / "assets" / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
 def _local_folder(path: str) -> Path:

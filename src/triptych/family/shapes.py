@@ -15,6 +15,8 @@ from triptych.family.selectors import Part
 
 LINEAR, FULL, SLIDING = "linear_attention", "full_attention", "sliding_attention"
 """Kinds of language layers: a state that is carried from token to token; attention over all tokens, or a window."""
+INDEXED = "indexed_attention"
+"""Attention over the tokens that an index chooses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +26,7 @@ class LanguageShape:
     width: int
     """Values of a token between layers"""
     kinds: tuple[str, ...]
-    """Of each layer: ``LINEAR``, ``FULL``, ``SLIDING`` or another name of transformers"""
+    """Of each layer: ``LINEAR``, ``FULL``, ``SLIDING`` or ``INDEXED``"""
     heads: int
     key_heads: int
     """Heads of keys and values, which several query heads may share"""
@@ -117,6 +119,8 @@ class ModelShapes:
 SPELLINGS = {"num_local_experts": "num_experts"}
 """Other names of keys in released files."""
 
+INDEXING = ("qwen4_exp",)
+"""Families whose attention is over the tokens that an index chooses; their files call it full."""
 TIED_INSIDE = ("qwen2_vl", "qwen2_5_vl")
 """Families whose older files say among the language model's values that the head is tied."""
 
@@ -225,6 +229,7 @@ DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "qwen3_5": (_QWEN3_5_TEXT, _QWEN3_VISION),
     "qwen3_5_moe": (_QWEN3_5_MOE_TEXT, _QWEN3_VISION),
+    "qwen4_exp": ({**_QWEN3_5_MOE_TEXT, "num_experts": 512, "num_experts_per_tok": 10}, _QWEN3_VISION),
 }
 
 
@@ -246,7 +251,7 @@ def read_shapes(config: Mapping[str, Any], model_type: str | None = None) -> Mod
     places = (config, outer) if family in TIED_INSIDE and isinstance(outer, Mapping) else (config,)
     tied = any(found.get("tie_word_embeddings") is True for found in places)
     return ModelShapes(
-        _language(_Values(outer, text, "text_config"), tied=tied),
+        _language(_Values(outer, text, "text_config"), tied=tied, attention=INDEXED if family in INDEXING else FULL),
         _vision(_Values({} if own_vision is None else own_vision, vision, "vision_config")),
     )
 
@@ -293,12 +298,12 @@ class _Values:
         return str(self._all.get(name, ""))
 
 
-def _language(text: _Values, *, tied: bool) -> LanguageShape:
+def _language(text: _Values, *, tied: bool, attention: str) -> LanguageShape:
     heads, width = text.positive("num_attention_heads"), text.positive("hidden_size")
     experts = text.number("num_experts")
     return LanguageShape(
         width=width,
-        kinds=_kinds(text),
+        kinds=tuple(attention if kind == FULL else kind for kind in _kinds(text)),
         heads=heads,
         key_heads=text.number("num_key_value_heads") or heads,
         head_width=text.number("head_dim") or width // heads,

@@ -57,6 +57,8 @@ def init(data: Sequence[str], options: InitOptions) -> int:
     _say_data(out, data, found)
     model = options.model or _ask("model folder or hub name", USUAL_MODEL, "--model")
     files = read_model_files(model)
+    if files.replaced is not None:
+        out.line(files.replaced)
     evaluated = options.eval or (held_out(data[0]) if len(data) == 1 else None)
     if evaluated:
         out.line(f"held out: {evaluated}")

@@ -13,7 +13,7 @@ import torch
 from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from triptych.errors import ConfigError, ModelError
-from triptych.family.shapes import SLIDING, ModelShapes, read_shapes
+from triptych.family.shapes import INDEXED, SLIDING, ModelShapes, read_shapes
 from triptych.forward.attention_kernels import (
     SAMPLE_SDPA,
     SHARED_FLASH,
@@ -215,6 +215,8 @@ def _attention(name: AttentionName, reason: str, recurrent: bool) -> Attention:
 
 def _why_not(name: AttentionName, support: AttentionSupport, shapes: ModelShapes, precision: torch.dtype) -> str:
     """Why ``name`` cannot be used, or nothing."""
+    if INDEXED in shapes.language.kinds and not keeps_mask(name):
+        return "makes no mask, which this model's layers add their index to"
     if name in ("varlen", "sample_sdpa"):
         if SLIDING in shapes.language.kinds:
             return "has no sliding windows, which this model's layers use"

@@ -49,6 +49,8 @@ class Session:
     temperature: float = 0.0
     thinking: bool | None = None
     """Whether answers begin with a thinking block, where the model's template leaves a choice."""
+    note: str | None = None
+    """What to know about the model, a sentence"""
     turns: tuple[Turn, ...] = ()
     images: list[tuple[ImageRef, Image.Image]] = field(default_factory=list)
     """Upright and in RGB; the first ``shown`` of them belong to turns, the others wait."""
@@ -173,6 +175,7 @@ def open_session(
         max_new_tokens=max_new_tokens or (NEW_TOKENS if run is None else run.eval.max_new_tokens),
         temperature=temperature,
         thinking=thinking,
+        note=files.replaced,
     )
 
 

@@ -20,6 +20,9 @@ from triptych.images.geometry import Geometry
 from triptych.model.intact import load_whole
 from triptych.run.settings import ModelSettings
 
+TEMPLATE_FILE, OLD_TEMPLATE_FILE = "chat_template.jinja", "chat_template.json"
+"""Where releases of transformers look for a chat template; the first comes first."""
+
 # Files that serving needs beside the weights; which of them exist depends on the version that saved the folder.
 PROCESSOR_FILES = (
     "tokenizer.json",
@@ -28,13 +31,12 @@ PROCESSOR_FILES = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "chat_template.json",
-    "chat_template.jinja",
+    OLD_TEMPLATE_FILE,
     IMAGE_PROCESSOR,
     PROCESSOR,
     "video_preprocessor_config.json",
 )
-CHANGED_FILES = (IMAGE_PROCESSOR, PROCESSOR, "tokenizer_config.json")
+CHANGED_FILES = (IMAGE_PROCESSOR, PROCESSOR, OLD_TEMPLATE_FILE, "tokenizer_config.json")
 
 
 def load_model(
@@ -118,6 +120,7 @@ class ProcessorFiles:
         """Write them into ``folder``; ``Trainer`` calls this for every checkpoint."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
+        (target / TEMPLATE_FILE).write_text(self.files.chat_template.source, encoding="utf-8")
         for name in PROCESSOR_FILES:
             source = self.files.folder / name
             if not source.exists():
@@ -131,12 +134,15 @@ class ProcessorFiles:
             (target / name).write_text(text, encoding="utf-8")
 
     def _changed(self, name: str, content: dict[str, Any]) -> dict[str, Any]:
-        """What a processor or tokenizer file says after training."""
+        """What a processor or tokenizer file says after training: wherever it holds a chat template, the one in use."""
+        used = self.files.chat_template.source
+        if name == OLD_TEMPLATE_FILE:
+            return {**content, "chat_template": used}
         # Without its class, AutoProcessor asks config.json, which a folder of adapters does not have.
         content = {"processor_class": self.files.family.processor, **content}
         if name == "tokenizer_config.json":
             # Prompts of a batch end together where their answers begin.
-            return {**content, "padding_side": "left"}
+            return {**content, "padding_side": "left", **_with_template(content, used)}
         if name == IMAGE_PROCESSOR:
             return {**content, **self._images()}
         if isinstance(content.get("image_processor"), dict):
@@ -157,6 +163,17 @@ class ProcessorFiles:
             "image_mean": list(self.files.image_mean),
             "image_std": list(self.files.image_std),
         }
+
+
+def _with_template(content: dict[str, Any], used: str) -> dict[str, Any]:
+    """The chat template of a ``tokenizer_config.json``, if it has one: alone, or the default among several."""
+    found = content.get("chat_template")
+    if found is None:
+        return {}
+    if not isinstance(found, list):
+        return {"chat_template": used}
+    others = [item for item in found if item["name"] != "default"]
+    return {"chat_template": [{"name": "default", "template": used}, *others]}
 
 
 def choose_precision(settings: ModelSettings) -> torch.dtype:

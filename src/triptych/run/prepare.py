@@ -84,6 +84,8 @@ def prepare(
     files = read_model_files(settings.model.path)
     check_not_quantised(files.config, settings.model.path)
     settings.check_model(files.shapes)
+    if files.replaced is not None and is_main_process():
+        out.line(files.replaced)
     encoder = make_encoder(files, settings)
     Path(settings.output).mkdir(parents=True, exist_ok=True)
     corpora: dict[Split, Corpus] = {}

@@ -7,7 +7,7 @@ people change them. So the few properties in which they differ are read off rend
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -20,6 +20,9 @@ from triptych.errors import ModelError
 if TYPE_CHECKING:
     from jinja2 import Template as JinjaTemplate
 
+_SYSTEM, _TURN_END = "<|im_start|>system\n", "<|im_end|>"
+_THOUGHT = "a text that no template holds"
+_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 THINK_START, THINK_END = "<think>", "</think>"
 TOOL_START, TOOL_END = "<tool_response>", "</tool_response>"
 
@@ -40,6 +43,8 @@ class ChatStyle:
     """Whether white space around a message is dropped."""
     answers_tools: bool = False
     """Whether a user's ``<tool_response>`` is no question: the thinking of the answer before it is kept."""
+    effort: str | None = None
+    """How much thought is asked for, at the head of every system turn unless a prompt turns thinking off."""
     refuses: tuple[str, ...] = ()
     """Orders of turns, of ``ORDERS``, that it does not render one after the other."""
 
@@ -136,8 +141,43 @@ class ChatTemplate:
         Raises:
             ModelError: if it is not valid.
         """
+        self.source = source
         self.name = name
         self._template = _compile(source, name)
+        # Some templates take an answer's thought apart from its content only, some take texts as parts only.
+        thinks = {"role": "assistant", "content": "Two", "reasoning_content": _THOUGHT}
+        self._reads_reasoning = self._shows(_THOUGHT, {"role": "user", "content": "One"}, thinks)
+        self._as_parts = not self._shows(_THOUGHT, {"role": "user", "content": _THOUGHT}) and self._shows(
+            _THOUGHT, {"role": "user", "content": _content(_THOUGHT, as_parts=True)}
+        )
+
+    def why_unusable(self) -> str | None:
+        """Why no conversation about images can be rendered with it; None if one can.
+
+        Raises:
+            ModelError: if it refuses a plain conversation.
+        """
+        if f"<|im_start|>user\nOne{_TURN_END}" not in self.render((("user", "One"), ("assistant", "Two"))):
+            return "renders no turns in ChatML"
+        try:
+            shown = self.render(PROBES[0])
+        except ModelError:
+            return "takes texts only"
+        return None if _IMAGE in shown else "renders no images"
+
+    def _shows(self, wanted: str, *messages: Mapping[str, Any]) -> bool:
+        """Whether a text of these messages comes out."""
+        try:
+            return wanted in self._template.render(messages=messages, tools=None, documents=None)
+        except Exception:  # whatever the template's own code raises; then it does not
+            return False
+
+    def _message(self, role: str, text: str) -> dict[str, Any]:
+        if role == "assistant" and self._reads_reasoning and THINK_END in text:
+            thought, _, said = text.partition(THINK_END)
+            thought = thought.partition(THINK_START)[2].strip("\n")
+            return {"role": role, "content": said.lstrip("\n"), "reasoning_content": thought}
+        return {"role": role, "content": _content(text, as_parts=self._as_parts)}
 
     def render(self, probe: Probe, *, prompt: bool = False, **options: Any) -> str:
         """A conversation as text; with ``prompt``, up to and including the header of the answer to come.
@@ -145,14 +185,12 @@ class ChatTemplate:
         Raises:
             ModelError: if the template refuses it.
         """
-        from jinja2 import TemplateError
-
-        messages = [{"role": role, "content": _content(text)} for role, text in probe]
+        messages = [self._message(role, text) for role, text in probe]
         try:
             return self._template.render(
                 messages=messages, tools=None, documents=None, add_generation_prompt=prompt, **options
             )
-        except TemplateError as error:
+        except Exception as error:  # the template's own code: joining a text and a list is a TypeError
             raise ModelError(f"{self.name}: the chat template refuses a plain conversation: {error}") from error
 
     def style(self) -> ChatStyle:
@@ -168,9 +206,12 @@ class ChatTemplate:
         thoughts = self.render(PROBES[2]).count(THINK_START)
         thinks = self.render(PROBES[0]).count(THINK_START) > 0  # a block even where the answer has none
         head, turn, _ = self.render(question).partition("<|im_start|>user\n")
-        system = head.removeprefix("<|im_start|>system\n").removesuffix("<|im_end|>\n") if turn and head else None
+        system = head.removeprefix(_SYSTEM).removesuffix(f"{_TURN_END}\n") if turn and head else None
+        # A default stands in for the text of a system turn; an instruction stands before it.
+        instructs = system is not None and self.render(PROBES[1]).startswith(f"{_SYSTEM}{system}\n\n")
         return ChatStyle(
-            default_system=system,
+            default_system=None if instructs else system,
+            effort=system if instructs else None,
             thinking=("none" if not thinks else "last" if thoughts == 1 else "all"),
             skips_thinking=never.endswith(closed),
             thinks_by_default=prompt.endswith(opened),
@@ -179,9 +220,9 @@ class ChatTemplate:
         )
 
 
-def _content(text: str) -> str | list[dict[str, str]]:
+def _content(text: str, *, as_parts: bool = False) -> str | list[dict[str, str]]:
     pieces = text.split("<image>")
-    if len(pieces) == 1:
+    if len(pieces) == 1 and not as_parts:
         return text
     parts: list[dict[str, str]] = []
     for number, piece in enumerate(pieces):

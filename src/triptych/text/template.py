@@ -145,10 +145,16 @@ class Template:
         """Tokenize a whole conversation, answers included."""
         return self.encode_all([conversation])[0]
 
-    def encode_all(self, conversations: Sequence[Conversation]) -> EncodedBatch:
-        """Tokenize many conversations in one call of the tokenizer; a text that comes again is tokenized once."""
+    def encode_all(self, conversations: Sequence[Conversation], *, effort: bool = True) -> EncodedBatch:
+        """Tokenize many conversations in one call of the tokenizer; a text that comes again is tokenized once.
+
+        Args:
+            conversations: answers included.
+            effort: whether they hold the style's instruction about effort, if it has one.
+        """
         texts: dict[str, int] = {}
-        rendered = [self._render(conversation, texts) for conversation in conversations]
+        instruction = self.style.effort if effort else None
+        rendered = [self._render(conversation, texts, instruction) for conversation in conversations]
         thinking_dropped = [self._thinking_dropped(conversation.turns) for conversation in conversations]
         control = {number: count for text, number in texts.items() if (count := self._count_control(text))}
         typed = [
@@ -172,7 +178,7 @@ class Template:
             thinking: whether the answer is to begin with a thinking block, where the style leaves a choice; None for
                 what its template does by itself.
         """
-        encoded = self.encode(conversation)
+        encoded = self.encode_all([conversation], effort=thinking is not False)[0]
         opens = self.style.thinks_by_default if thinking is None else thinking
         header = list(self._answer_header)
         if self.style.thinking != "none":
@@ -227,6 +233,8 @@ class Template:
             role, _, content = text.partition("\n")
             if self.style.thinking != "none":  # what a prompt holds of a thinking block
                 content = content.replace(f"{THINK_START}\n\n{THINK_END}", "").removesuffix(f"{THINK_START}\n")
+            if role == "system" and self.style.effort is not None:
+                content = content.removeprefix(self.style.effort)
             if content.strip() and not (role == "system" and content.strip() == self.style.default_system):
                 lines.append(f"{role}: {content.strip()}")
         return "\n".join(lines)
@@ -239,7 +247,7 @@ class Template:
         """All of a conversation as text, special tokens included."""
         return str(self.tokenizer.decode(encoded.ids.tolist(), skip_special_tokens=False))
 
-    def _render(self, conversation: Conversation, texts: dict[str, int]) -> list[_Segment]:
+    def _render(self, conversation: Conversation, texts: dict[str, int], effort: str | None) -> list[_Segment]:
         """Pieces of a conversation; its texts are added to ``texts``, numbered in order."""
         segments: list[_Segment] = []
         turns = conversation.turns
@@ -249,10 +257,11 @@ class Template:
                 segments.append((None, texts.setdefault(content, len(texts)), weight, False))
 
         last_question = self._last_question(turns)
-        if self.style.default_system is not None and not (turns and turns[0].role == "system"):
+        inserted = self.style.default_system or effort
+        if inserted is not None and not (turns and turns[0].role == "system"):
             weight = conversation.weight if conversation.whole else 0.0
             segments.append((self._turn_header, 0, weight, False))
-            text(f"system\n{self.style.default_system}", weight)
+            text(f"system\n{inserted}", weight)
             segments.append((self._turn_footer, 0, weight, False))
         for number, turn in enumerate(turns):
             parts: Sequence[str | int] = _trimmed(turn.parts) if self.style.trims else turn.parts
@@ -265,8 +274,12 @@ class Template:
                     if self.style.thinking == "all" or number > last_question:
                         self._render_thinking(thought, (weight, given), segments, text)
             else:
-                segments.append((self._turn_header, 0, given, False))
                 header = f"{turn.role}\n"
+                if turn.role == "system" and number == 0 and self.style.effort is not None:
+                    if not parts and effort is None:
+                        continue  # a template that asks for effort leaves an empty system turn out
+                    header += (effort or "") + ("\n\n" if parts and effort else "")
+                segments.append((self._turn_header, 0, given, False))
                 if parts and isinstance(parts[0], str):
                     header += parts[0]
                     parts = parts[1:]
