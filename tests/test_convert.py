@@ -19,9 +19,10 @@ import tiny
 from commands import said
 from triptych.commands.convert import convert
 from triptych.commands.options import SourceOptions
-from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import Encoder
 from triptych.corpus.executor import LocalEngine
+from triptych.corpus.loading import load_or_build
 from triptych.errors import ConfigError
 from triptych.family.family import read_model_files
 from triptych.sources.records import Source

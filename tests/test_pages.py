@@ -9,8 +9,9 @@ import pytest
 
 import tiny
 from browser import browser, page_data
-from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import Encoder
+from triptych.corpus.loading import load_or_build
 from triptych.family.family import read_model_files
 from triptych.images.geometry import SizedImage
 from triptych.pages import page, thumbnails

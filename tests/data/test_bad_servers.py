@@ -23,8 +23,8 @@ import pytest
 from PIL import Image
 
 import tiny
-from triptych.corpus.corpus import load_or_build
 from triptych.corpus.executor import LocalEngine
+from triptych.corpus.loading import load_or_build
 from triptych.images import identity, measure, pixels
 from triptych.images.identity import Rules
 from triptych.images.measure import ImageError

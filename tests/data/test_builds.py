@@ -28,7 +28,7 @@ if __name__ == "__main__":  # its workers import only what they need
     from pathlib import Path
     from triptych.corpus import image_sizes
     from triptych.sources.text_files import json_files
-    from triptych.corpus.corpus import load_or_build
+    from triptych.corpus.loading import load_or_build
     from triptych.corpus.executor import LocalEngine
     from triptych.text.layout import Budget
     from triptych.sources.records import Source

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import tiny
-from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.corpus import Corpus
 from triptych.corpus.executor import LocalEngine
+from triptych.corpus.loading import load_or_build
 from triptych.images import identity, measure
 from triptych.images.identity import Rules
 from triptych.images.measure import ImageError

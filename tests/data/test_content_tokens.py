@@ -9,8 +9,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 
 import tiny
-from triptych.corpus.corpus import load_or_build
 from triptych.corpus.examine import Encoder
+from triptych.corpus.loading import load_or_build
 from triptych.errors import ModelError, Origin
 from triptych.family.family import read_model_files
 from triptych.run.reporter import report_line

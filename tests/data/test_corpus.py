@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 import tiny
-from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import CheckReport, Encoder, Examiner
+from triptych.corpus.loading import load_or_build
 from triptych.family.family import read_model_files
 from triptych.images import measure
 from triptych.sources.readers import read_records

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
-from triptych.corpus.corpus import load_or_build
+from triptych.corpus.loading import load_or_build
 from triptych.errors import Problem
 from triptych.sources.readers import read_records
 from triptych.sources.records import Record, Source

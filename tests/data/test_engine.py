@@ -12,9 +12,9 @@ import pytest
 
 import tiny
 from triptych.corpus import image_sizes
-from triptych.corpus.corpus import load_or_build
 from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.executor import AHEAD, Engine, LocalEngine
+from triptych.corpus.loading import load_or_build
 from triptych.errors import ConfigError, TriptychError
 from triptych.family.family import read_model_files
 from triptych.sources.records import Source

@@ -20,9 +20,9 @@ from test_samples import (
     write_files,
 )
 
-from triptych.corpus.corpus import load_or_build
 from triptych.corpus.examine import Encoder
 from triptych.corpus.executor import LocalEngine
+from triptych.corpus.loading import load_or_build
 from triptych.errors import Code
 from triptych.family.family import read_model_files
 from triptych.sources.records import Source

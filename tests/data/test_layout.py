@@ -205,7 +205,7 @@ def test_a_sample_must_also_fit_in_a_row(
 
 
 def test_a_run_that_asks_for_rows_of_few_patches_gives_samples_of_few_patches(tmp_path: Path, model_dir: Path) -> None:
-    from triptych.corpus.corpus import load_or_build
+    from triptych.corpus.loading import load_or_build
     from triptych.family.family import read_model_files
     from triptych.run.prepare import make_encoder
 

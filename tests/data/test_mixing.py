@@ -90,3 +90,12 @@ def test_a_plain_mixture_is_every_sample_once_in_the_order_that_no_mixture_gives
     spec = BatchSpec(samples=4)
     without, with_it = (make_plan(lengths, spec, epochs=2, seed=3, mixture=item) for item in (None, plain))
     assert np.array_equal(without.samples, with_it.samples)
+
+
+def test_without_shuffling_a_source_is_drawn_in_its_order() -> None:
+    mixture = Mixture((5, 4), (Share(epochs=1.5), Share(max_samples=2)))
+    first, second = (mixture.draw(epoch, 3, shuffle=False).tolist() for epoch in range(2))
+    assert first[:8] == [0, 1, 2, 3, 4, 0, 1, 2]
+    assert second[:8] == [3, 4, 0, 1, 2, 3, 4, 0]
+    assert first[8:] == second[8:] == sorted(first[8:])
+    assert set(first[8:]) <= {5, 6, 7, 8}

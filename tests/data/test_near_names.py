@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import tiny
-from triptych.corpus.corpus import load_or_build
 from triptych.corpus.examine import CheckReport
+from triptych.corpus.loading import load_or_build
 from triptych.images import identity, measure
 from triptych.images.measure import ImageError
 from triptych.run.reporter import report_line

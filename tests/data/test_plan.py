@@ -171,3 +171,12 @@ def test_samples_can_come_in_order_and_epochs_can_end_with_a_step(
             assert [sample for row in found for sample in row] == list(range(count))
     balanced = make_plan(lengths, ordered, epochs=epochs, seed=1, rows_per_step=rows_per_step, costs=costs)
     assert sorted(map(tuple, rows(balanced))) == sorted(map(tuple, rows(one))), "rows exchange no samples"
+
+
+def test_the_first_rows_of_a_plan_are_those_of_the_whole() -> None:
+    lengths = Lengths(np.full(10, 5), np.zeros(10, np.int64))
+    whole = make_plan(lengths, BatchSpec(samples=2), epochs=2, seed=0)
+    part = whole.first(7)
+    assert rows(part) == rows(whole)[:7]
+    assert part.epoch_of(7) == whole.epoch_of(7) == 1.4
+    assert rows(whole.first(99)) == rows(whole)

@@ -19,9 +19,10 @@ import ray
 
 import tiny
 from triptych.commands.check import index
-from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import CheckReport, Encoder, Examined, Examiner, Task
 from triptych.corpus.executor import Engine, LocalEngine
+from triptych.corpus.loading import load_or_build
 from triptych.corpus.ray_executor import RETRIES, RayEngine
 from triptych.errors import ConfigError, TriptychError
 from triptych.family.family import read_model_files

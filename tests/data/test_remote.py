@@ -24,9 +24,10 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 import tiny
-from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.executor import LocalEngine
+from triptych.corpus.loading import load_or_build
 from triptych.errors import ConfigError
 from triptych.family.family import read_model_files
 from triptych.images.pixels import load_patches

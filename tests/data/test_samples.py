@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import tiny
-from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import CheckReport, Encoder
+from triptych.corpus.loading import load_or_build
 from triptych.errors import Code, Problem
 from triptych.family.family import read_model_files
 from triptych.images import measure

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.compat.loading import open_run
-from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.executor import LocalEngine
+from triptych.corpus.loading import load_or_build
 from triptych.corpus.progress import Progress
 from triptych.errors import ConfigError, DataError, Origin
 from triptych.family.family import ModelFiles, read_model_files
@@ -25,6 +26,7 @@ from triptych.images.geometry import SizedImage
 from triptych.run import run_file
 from triptych.run.memory_source import Source
 from triptych.run.prepare import SPLITS, Split, make_encoder
+from triptych.run.selection import select
 from triptych.run.settings import RunSettings
 from triptych.sources import records
 from triptych.text.layout import Budget
@@ -126,12 +128,12 @@ class Run:
             ConfigError: if the run has no such split, or a data file is missing.
             ModelError: if the model folder cannot be used.
         """
-        sources = self.settings.sources(split)
+        sources = self.settings.indexed(split)
         if not sources:
             raise ConfigError(f"data.{split} names no source")
         files, encoder = self._read
         corpus, _ = load_or_build(sources, encoder)
-        return Samples(corpus, files, encoder)
+        return Samples(select(self.settings, split, corpus), files, encoder)
 
 
 def load_run(run: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Run:

@@ -259,7 +259,7 @@ def _plan_table(settings: RunSettings, prepared: Prepared, planned: Plan, rows: 
 
 def _sources_table(settings: RunSettings, prepared: Prepared) -> Table:
     corpus = prepared.corpora["train"]
-    mixture = train_mixture(settings, corpus)
+    mixture = train_mixture(settings, corpus.sources)
     lines = []
     for number, (source, size, count) in enumerate(
         zip(settings.data.train, mixture.sizes, mixture.counts(), strict=True)

@@ -10,12 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -24,32 +20,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import xxhash
-from filelock import FileLock
 from numpy.typing import NDArray
 
-from triptych.corpus.examine import CheckReport, Encoder
-from triptych.corpus.executor import Engine, LocalEngine
-from triptych.corpus.image_sizes import Sizes, measure_images, missing_hints
-from triptych.corpus.index import DataFile, Index, load_or_build_index
-from triptych.corpus.lengths import LENGTHS, STORED, SampleLengths, stored_encoding
-from triptych.corpus.progress import Progress, Silent
-from triptych.errors import Origin, Problem
+from triptych.corpus.index import DataFile, Index
+from triptych.corpus.lengths import STORED, stored_encoding
+from triptych.errors import Origin
 from triptych.images import identity
-from triptych.images.cache_files import cache_folder, intact, mark_used, seal
+from triptych.images.cache_files import intact, mark_used, replacing, seal
 from triptych.images.geometry import Geometry, SizedImage
-from triptych.images.size_cache import HeaderCache
 from triptych.planning.cost import SampleCost
 from triptych.planning.plan import Lengths
-from triptych.sources.records import Source
 from triptych.sources.storage import Stamp
 from triptych.text.layout import Budget, Layout, fit, lay_out
 from triptych.text.template import Encoded
 
 FORMAT = 5
 """Raised when the meaning of a column changes."""
-
-STALE_SECONDS = 24 * 3600
-"""Age at which a half-written file is nobody's any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +191,33 @@ class Corpus:
         """The sample's images in reading order."""
         return self.sample(index).images
 
+    def subset(self, indices: NDArray[np.int64]) -> Corpus:
+        """These of its samples, in rising order, as a corpus of their own beside this one."""
+        digest = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(indices, np.int64).data.cast("B"))
+        key = hashlib.sha256(f"{self.path.name} {digest}".encode()).hexdigest()[:20]
+        path = self.path.with_name(f"lengths-{key}.arrow")
+        if not path.exists() or not intact([path]):
+            write_table(path, self._lengths.take(pa.array(indices)))
+        mark_used([path])
+        return Corpus(path)
+
+    def image_uses(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(U,) sample and (U,) image of each place where a sample shows one; a file has one number, however often it
+        is named."""
+        known: dict[str, int] = {}
+        distinct = np.zeros(self._index.image_count, np.int64)
+        for start, locations in self._index.location_batches():
+            for number, location in enumerate(map(identity.same_file, locations), start):
+                distinct[number] = known.setdefault(location, len(known))
+        places = np.full(self._index.sample_count, -1)
+        places[self._numbers("sample")] = np.arange(len(self))
+        samples, images = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for start, _, first_image, (shown,) in self._index.sample_batches("images"):
+            owners = np.repeat(places[start : start + len(shown)], np.diff(shown.offsets.to_numpy()))
+            samples.append(owners[owners >= 0])
+            images.append(distinct[shown.values.to_numpy() + first_image][owners >= 0])
+        return np.concatenate(samples), np.concatenate(images)
+
     def sums(self) -> SampleSums:
         """Checksums of every sample; asks for the time of each image file, and takes some microseconds per sample."""
         stamps, count = self._stamp_sums(), self._index.sample_count
@@ -291,110 +304,11 @@ def _list_sums(columns: Sequence[tuple[NDArray[Any], NDArray[np.int32]]]) -> NDA
     return np.array(sums, np.uint64)
 
 
-def load_or_build(
-    sources: Sequence[Source],
-    encoder: Encoder | None,
-    cache: Path | None = None,
-    engine: Engine | None = None,
-    progress: Progress | None = None,
-    *,
-    deep: bool = False,
-) -> tuple[Corpus, CheckReport]:
-    """The corpus of ``sources``: what is known already is taken from the caches, the rest is read and measured.
-
-    Args:
-        sources: the data files.
-        encoder: how the model reads samples; None checks records and images without a model, and gives no lengths.
-        cache: folder of the caches; made if missing. None means the user's own.
-        engine: where the work is done; the cores of this machine by default.
-        progress: who is told.
-        deep: decode every image that was not decoded before.
-
-    Returns:
-        The corpus of the good samples and the report of all. Problems are in the report; whether they end the run is
-        the caller's decision.
-
-    Raises:
-        ConfigError: if a data file is missing or cannot be read.
-    """
-    engine, progress = engine or LocalEngine(), progress or Silent()
-    cache = cache or cache_folder()
-    template, identity = (None, "") if encoder is None else (encoder.template, encoder.identity)
-    index = load_or_build_index(sources, template, identity, cache / "index", engine, progress)
-    folder = cache / "corpora"
-    folder.mkdir(exist_ok=True)
-    names = "".join(part.name for part in index.folders)
-    lock = folder / f"{hashlib.sha256(names.encode()).hexdigest()[:20]}.lock"
-    with FileLock(lock):  # the ranks of a run: the first one measures
-        sizes = measure_images(index, HeaderCache(cache), engine, progress, deep=deep)
-        loss_weights = [source.loss_weight for source in sources]
-        corpus, report = _bring_together(index, sizes, encoder, loss_weights, folder)
-    report.hints = missing_hints(index, sizes)  # not stored: they hold for the files as they are now
-    return corpus, report
-
-
-def _bring_together(
-    index: Index, sizes: Sizes, encoder: Encoder | None, loss_weights: Sequence[float], folder: Path
-) -> tuple[Corpus, CheckReport]:
-    sizes_name = f"sizes-{sizes.digest}.arrow"
-    about = {
-        "geometry": asdict(encoder.geometry if encoder else Geometry(1, 1, 1, 1, 1)),
-        "budget": asdict(encoder.budget if encoder else Budget()),
-        "loss_weights": loss_weights,
-        "sizes": sizes_name,
-        "files": [asdict(file) for file in index.files],
-        "parts": [folder.name for folder in index.folders],
-    }
-    key = hashlib.sha256(json.dumps([FORMAT, encoder is None, about]).encode()).hexdigest()[:20]
-    path, report_path = folder / f"lengths-{key}.arrow", folder / f"check-{key}.json"
-    files = (path, report_path, folder / sizes_name)
-    if all(file.exists() for file in files) and intact(files):
-        mark_used(files)
-        return Corpus(path), _read_report(report_path)
-    sums = SampleLengths(index, sizes, encoder)
-    columns = sums.run()
-    report = sums.report()
-    _write(folder / sizes_name, sizes.table())
-    _write(path, pa.table(columns, LENGTHS.with_metadata({"about": json.dumps(about)})))
-    _write_report(report_path, report)
-    return Corpus(path), report
-
-
-def _write(path: Path, table: pa.Table) -> None:
+def write_table(path: Path, table: pa.Table) -> None:
     with (
-        _replacing(path) as temporary,
+        replacing(path) as temporary,
         pa.OSFile(temporary, "wb") as sink,
         pa.ipc.new_file(sink, table.schema) as writer,
     ):
         writer.write_table(table.combine_chunks())
     seal(path)
-
-
-def _write_report(path: Path, report: CheckReport) -> None:
-    with _replacing(path) as temporary:
-        Path(temporary).write_text(json.dumps(asdict(report)), encoding="utf-8")
-    seal(path)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[str]:
-    """A temporary name that takes the place of ``path`` at the end: a file is whole or absent, also after a kill."""
-    for left in path.parent.glob(".writing-*"):  # by a process that was killed
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                left.unlink()
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    os.close(handle)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _read_report(path: Path) -> CheckReport:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("problems", "dropped"):
-        content[name] = [Problem(**{**item, "origin": Origin(**item["origin"])}) for item in content[name]]
-    return CheckReport(**content)

@@ -31,7 +31,7 @@ from triptych.sources import readers, storage
 from triptych.sources.records import Source
 from triptych.text.template import Template
 
-FORMAT = 10
+FORMAT = 12
 """Raised when the columns or the meaning of one change: older indexes are then built again."""
 
 
@@ -202,7 +202,7 @@ def _part_key(source: Source, path: str, template: Template | None, identity: st
         sorted(source.columns.items()),
         sorted(source.tags.items()),
         [source.mark, source.marks, source.roles, sorted((source.choice or {"": None}).items()), sorted(source.ignore)],
-        source.supervise,
+        [source.supervise, source.system],
     ]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:20]
 

@@ -13,6 +13,7 @@ from triptych.images.geometry import Geometry
 from triptych.run import run_file
 from triptych.run.prepare import SPLITS, Split, index_sources, make_encoder
 from triptych.run.reporter import Reporter
+from triptych.run.selection import select
 from triptych.run.settings import RunSettings
 
 RUN_FILE = "run.yaml"
@@ -58,13 +59,13 @@ def open_run(folder: Path, out: Reporter) -> TrainedRun:
     corpora: dict[Split, Corpus] = {}
     shrunk = False
     for split in SPLITS:
-        sources = settings.sources(split)
+        sources = settings.indexed(split) if split == "train" or settings.data.evaluates else []
         if not sources:
             continue
         corpus, report = index_sources(f"data.{split}", sources, encoder, out)
         if not len(corpus):
             raise DataError(report.problems or report.dropped, f"no good sample is left in data.{split}")
-        corpora[split] = corpus
+        corpora[split] = select(settings, split, corpus)
         shrunk = shrunk or report.shrunk > 0
     return TrainedRun(folder, settings, files, _weights_folder(settings.model.path), encoder.geometry, corpora, shrunk)
 

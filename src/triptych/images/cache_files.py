@@ -9,13 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
+import time
 import zlib
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SUM = ".sum"
 CHUNK = 1 << 20
+STALE_SECONDS = 24 * 3600
+"""Age at which a half-written file is nobody's any more."""
 
 logger = logging.getLogger("triptych")
 
@@ -47,6 +51,23 @@ def intact(paths: Iterable[Path]) -> bool:
             logger.warning("the cache file %r is damaged or incomplete: building it again", str(path))
             return False
     return True
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[str]:
+    """A temporary name that takes the place of ``path`` at the end: a file is whole or absent, also after a kill."""
+    for left in path.parent.glob(".writing-*"):  # by a process that was killed
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink()
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    os.close(handle)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def mark_used(paths: Iterable[Path]) -> None:

@@ -129,6 +129,14 @@ def key(location: str) -> str:
     return INLINE + hashlib.blake2b(location.encode(), digest_size=16).hexdigest()
 
 
+def same_file(location: str) -> str:
+    """What is the same for all ways to write the path of one file; links are not followed."""
+    if location.startswith((INLINE, REFUSED)):
+        return key(location)
+    path = guarded.path_of(location)
+    return path if path.startswith(members.PREFIX) or is_remote(location) else os.path.normpath(path)
+
+
 def stamp(
     location: str,
     containers: dict[str, Stamp | None],

@@ -51,6 +51,8 @@ class Session:
     """Whether answers begin with a thinking block, where the model's template leaves a choice."""
     note: str | None = None
     """What to know about the model, a sentence"""
+    system: tuple[Turn, ...] = ()
+    """The system prompt of the run, where its run file gives one"""
     turns: tuple[Turn, ...] = ()
     images: list[tuple[ImageRef, Image.Image]] = field(default_factory=list)
     """Upright and in RGB; the first ``shown`` of them belong to turns, the others wait."""
@@ -88,7 +90,7 @@ class Session:
             ChatError: if the message cannot be taken; then it is as if it had not been said.
         """
         turns = (*self.turns, Turn("user", self.parts(text), False))
-        prompt, opening = self.prompt(turns)
+        prompt, opening = self.prompt((*self.system, *turns))
         template = self.encoder.template
         sampling = Sampling(self.max_new_tokens, self.temperature)
         answer = stream(self.model, prompt, template, self.normalizer, sampling, write)
@@ -176,6 +178,7 @@ def open_session(
         temperature=temperature,
         thinking=thinking,
         note=files.replaced,
+        system=() if run is None or run.data.system is None else (Turn("system", (run.data.system,), 0.0),),
     )
 
 

@@ -60,15 +60,16 @@ class Mixture:
         counts[most_cut_off[: sum(pools) - int(counts.sum())]] += 1
         return tuple(counts.tolist())
 
-    def draw(self, epoch: int, seed: int) -> NDArray[np.int64]:
+    def draw(self, epoch: int, seed: int, *, shuffle: bool = True) -> NDArray[np.int64]:
         """Sample indices of one epoch, source by source.
 
-        A source is a stream of passes, each over all its samples in a new order, and every epoch goes on where the
-        one before stopped: over a run, all its samples come equally often, give or take one.
+        A source is a stream of passes, each over all its samples in a new order (without ``shuffle``, in theirs), and
+        every epoch goes on where the one before stopped: over a run, all its samples come equally often, give or take
+        one.
         """
         starts = np.cumsum([0, *self.sizes])
         drawn = [
-            start + _stream(size, pool, epoch * count, count, (seed, number))
+            start + _stream((size, pool), epoch * count, count, (seed, number), shuffle=shuffle)
             for number, (start, size, pool, count) in enumerate(
                 zip(starts[:-1], self.sizes, self.pools(), self.counts(), strict=True)
             )
@@ -76,11 +77,15 @@ class Mixture:
         return np.concatenate(drawn) if drawn else np.empty(0, np.int64)
 
 
-def _stream(size: int, pool: int, begin: int, count: int, seed: Sequence[int]) -> NDArray[np.int64]:
-    """``count`` indices below ``size`` from place ``begin`` of an endless row of passes over ``pool`` of them."""
+def _stream(sizes: tuple[int, int], begin: int, count: int, seed: Sequence[int], *, shuffle: bool) -> NDArray[np.int64]:
+    """``count`` indices from place ``begin`` of an endless row of passes; ``sizes``: over how many of how many."""
+    size, pool = sizes
     if not count:
         return np.empty(0, np.int64)
     chosen = np.sort(np.random.default_rng((*seed, 0)).permutation(size)[:pool])
     first, last = begin // pool, (begin + count - 1) // pool
-    passes = [chosen[np.random.default_rng((*seed, 1, number)).permutation(pool)] for number in range(first, last + 1)]
+    passes = [
+        chosen[np.random.default_rng((*seed, 1, number)).permutation(pool)] if shuffle else chosen
+        for number in range(first, last + 1)
+    ]
     return np.concatenate(passes)[begin - first * pool :][:count]

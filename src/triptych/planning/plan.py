@@ -74,6 +74,11 @@ class Plan:
         """Sample indices of one row; empty for a row that only keeps ranks even."""
         return self.samples[self.bounds[number] : self.bounds[number + 1]]
 
+    def first(self, rows: int) -> Plan:
+        """Its first ``rows`` rows, or all if there are fewer; epochs are still those of the whole plan."""
+        rows = min(rows, len(self))
+        return Plan(self.samples[: self.bounds[rows]], self.bounds[: rows + 1], self.epoch_bounds)
+
     def sums(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """(rows,) the sum over each row's samples of (K,) values."""
         return _sums(values[self.samples], self.bounds)
@@ -137,7 +142,10 @@ def make_plan(
     epoch_bounds = np.zeros(epochs + 1, np.int64)
     for epoch in range(epochs):
         random = np.random.default_rng((seed, epoch))
-        drawn = np.arange(len(lengths.tokens)) if mixture is None or mixture.plain else mixture.draw(epoch, seed)
+        if mixture is None or mixture.plain:
+            drawn = np.arange(len(lengths.tokens))
+        else:
+            drawn = mixture.draw(epoch, seed, shuffle=not batch.ordered)
         steps = _steps(costs, batch, rows_per_step, int(epoch_bounds[epoch]))
         if sharing is None or batch.ordered or batch.whole_steps:
             drawn = drawn if batch.ordered else random.permutation(drawn)

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from triptych.corpus.corpus import Corpus
 from triptych.errors import ConfigError, Origin
-from triptych.planning.mixture import Mixture
-from triptych.planning.plan import Lengths, Plan, make_plan
+from triptych.planning.plan import Lengths, Plan
 from triptych.planning.sharing import Saved, Sharing
+from triptych.run.prepare import plan_rows
 from triptych.run.settings import RunSettings
 
 FILE = "samples.npz"
@@ -79,19 +79,9 @@ class Recorded:
 
     def plan(self, settings: RunSettings, world_size: int) -> Plan:
         """The rows of the run, as they were planned at its start, for any number of ranks."""
-        shares = tuple(source.share() for source in settings.data.train)
-        sizes = np.bincount(self.source, minlength=len(shares))
-        return make_plan(
-            Lengths(self.tokens, self.patches),
-            settings.row_spec(),
-            epochs=settings.train.epochs,
-            seed=settings.train.seed,
-            world_size=world_size,
-            rows_per_step=settings.train.rows_per_step,
-            costs=self.costs if len(self.costs) else None,
-            mixture=Mixture(tuple(sizes.tolist()), shares),
-            sharing=self.sharing,
-        )
+        costs = self.costs if len(self.costs) else None
+        lengths = Lengths(self.tokens, self.patches)
+        return plan_rows(settings, lengths, self.source, costs, world_size, self.sharing)
 
     def write(self, output: Path) -> None:
         """Keep it in the output folder.

@@ -96,8 +96,8 @@ def model_to_evaluate(settings: RunSettings, checkpoint: str | Path | None) -> P
     Raises:
         ConfigError: if the run names no held-out data, or there is no such folder.
     """
-    if not settings.data.eval:
-        raise ConfigError("data.eval names no source to evaluate on")
+    if not settings.data.evaluates:
+        raise ConfigError("data.eval names no source to evaluate on; name one, or set data.hold_out")
     folder = Path(checkpoint) if checkpoint is not None else Path(settings.output) / FINAL
     if not folder.is_dir() and checkpoint is None:
         raise ConfigError(f"no model folder {folder}; train first, or name the folder of a checkpoint")

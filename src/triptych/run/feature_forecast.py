@@ -133,6 +133,8 @@ def _evaluations(train: TrainSettings, plan: Plan) -> int:
     """Evaluation losses of a run."""
     if train.eval_every == "epoch":
         return train.epochs
+    if train.eval_every is None:
+        return 0
     return -(-len(plan) // train.rows_per_step) // train.eval_every
 
 

@@ -216,13 +216,13 @@ _TRACKER_NEEDS = {
 }
 
 
-def check_names(hf: Mapping[str, Any], save: Every, evaluate: Every | None) -> None:
+def check_names(hf: Mapping[str, Any], save: Every | None, evaluate: Every | None) -> None:
     """Refuse what would have no effect, or not the one it is set for.
 
     Args:
         hf: the arguments, by their names in transformers.
-        save: steps between checkpoints.
-        evaluate: steps between evaluations; None without evaluation data.
+        save: steps between checkpoints; None for none.
+        evaluate: steps between evaluations; None without evaluation in training.
 
     Raises:
         ConfigError: naming every such argument, and what to do instead.
@@ -233,7 +233,8 @@ def check_names(hf: Mapping[str, Any], save: Every, evaluate: Every | None) -> N
         found += _best_model(save, evaluate) if hf.get("load_best_model_at_end") else []
     else:
         needs = (name for name in ("load_best_model_at_end", "metric_for_best_model", "eval_on_start") if hf.get(name))
-        found += [f"`train.hf.{name}`: there is no evaluation without data.eval" for name in needs]
+        reason = "there is no evaluation without data.eval, or with train.eval_every: null"
+        found += [f"`train.hf.{name}`: {reason}" for name in needs]
     if found:
         raise ConfigError("; ".join(found))
 
@@ -292,7 +293,7 @@ def _wrong_values(hf: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "metric_for_best_model", "evaluation in training gives the loss alone: set eval_loss"
 
 
-def _best_model(save: Every, evaluate: Every) -> Iterator[str]:
+def _best_model(save: Every | None, evaluate: Every) -> Iterator[str]:
     """Why the best checkpoint cannot be found: it must have been evaluated when it was saved."""
     agree = save == evaluate or (isinstance(save, int) and isinstance(evaluate, int) and save % evaluate == 0)
     if not agree:

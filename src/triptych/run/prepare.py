@@ -7,27 +7,30 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from triptych.corpus.corpus import Corpus, load_or_build
+from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.executor import Engine
+from triptych.corpus.loading import load_or_build
 from triptych.errors import ConfigError, DataError, Problem, printable_json
 from triptych.family.family import ModelFiles, read_model_files
 from triptych.family.folders import check_not_quantised
 from triptych.planning.cost import SampleCost
 from triptych.planning.mixture import Mixture
-from triptych.planning.plan import Plan, make_plan
+from triptych.planning.plan import Lengths, Plan, make_plan
 from triptych.planning.sharing import Sharing
 from triptych.run.reporter import Reporter, report_line
+from triptych.run.selection import SPLITS as SPLITS
+from triptych.run.selection import Split as Split
+from triptych.run.selection import select
 from triptych.run.settings import RunSettings
 from triptych.sources.records import Source
 
 REJECTED = "rejected.jsonl"
-Split = Literal["train", "eval"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +91,27 @@ def prepare(
         out.line(files.replaced)
     encoder = make_encoder(files, settings)
     Path(settings.output).mkdir(parents=True, exist_ok=True)
-    corpora: dict[Split, Corpus] = {}
+    wholes: dict[Split, Corpus] = {}
     reports: dict[Split, CheckReport] = {}
     for split in splits:
-        sources = settings.sources(split)
-        if not sources:
-            continue
-        corpora[split], reports[split] = index_sources(f"data.{split}", sources, encoder, out, engine)
+        if split == "eval" and settings.data.hold_out is not None and "train" in wholes:
+            wholes[split], reports[split] = wholes["train"], CheckReport()  # its problems are in train's
+        elif sources := settings.indexed(split):
+            wholes[split], reports[split] = index_sources(f"data.{split}", sources, encoder, out, engine)
     problems = [problem for found in reports.values() for problem in found.problems]
     if problems and settings.data.on_error == "stop":
         hints = [hint for found in reports.values() for hint in found.hints]
         raise DataError(problems, [*hints, "fix the data, or set data.on_error: skip to train on the rest"])
     for split, found in reports.items():
-        if not found.ok:
+        if not len(wholes[split]):
             advice = [*found.hints, f"no good sample is left in data.{split}"]
             raise DataError(found.problems or found.dropped, advice)
+    corpora = {split: select(settings, split, whole) for split, whole in wholes.items()}
     if is_main_process():
         for split, found in reports.items():
-            out.line(f"data.{split}: {report_line(found)}")
+            taken = "" if len(corpora[split]) == len(wholes[split]) else f"; {len(corpora[split]):,} of them are taken"
+            said = report_line(found) if found.samples else f"{len(wholes[split]):,} samples of data.train"
+            out.line(f"data.{split}: {said}{taken}")
         if rejected:
             write_rejected(Path(settings.output), [p for c in reports.values() for p in (*c.problems, *c.dropped)], out)
     return Prepared(files, encoder, corpora, reports)
@@ -137,14 +143,18 @@ def index_sources(
         return load_or_build(sources, encoder, None, engine, progress, deep=deep)
 
 
-def train_mixture(settings: RunSettings, corpus: Corpus) -> Mixture:
+def train_mixture(settings: RunSettings, sources: NDArray[Any]) -> Mixture:
     """How much of each source an epoch of the run holds.
+
+    Args:
+        settings: of the run.
+        sources: (K,) source of each sample.
 
     Raises:
         ConfigError: if it is nothing at all.
     """
     shares = tuple(source.share() for source in settings.data.train)
-    sizes = np.bincount(corpus.sources, minlength=len(shares))
+    sizes = np.bincount(sources, minlength=len(shares))
     mixture = Mixture(tuple(sizes.tolist()), shares)
     if not sum(mixture.counts()):
         raise ConfigError("data.train: `epochs` of its sources leave no sample in an epoch; raise them")
@@ -182,18 +192,44 @@ def plan_training(
     Raises:
         ConfigError: if the sources' shares leave no sample in an epoch.
     """
+    costs = None if cost is None else corpus.costs(cost)
+    return plan_rows(settings, corpus.lengths, corpus.sources, costs, world_size, sharing)
+
+
+def plan_rows(
+    settings: RunSettings,
+    lengths: Lengths,
+    sources: NDArray[Any],
+    costs: NDArray[np.int64] | None,
+    world_size: int,
+    sharing: Sharing | None = None,
+) -> Plan:
+    """The rows of a run over samples of which only integers are known.
+
+    Args:
+        settings: of the run.
+        lengths: of its K samples.
+        sources: (K,) source of each.
+        costs: (K,) what each costs; None for rows in the order in which they are drawn.
+        world_size: ranks that share the rows.
+        sharing: what samples share, to keep those together.
+
+    Raises:
+        ConfigError: if the sources' shares leave no sample in an epoch.
+    """
     train = settings.train
-    return make_plan(
-        corpus.lengths,
+    plan = make_plan(
+        lengths,
         settings.row_spec(),
         epochs=train.epochs,
         seed=train.seed,
         world_size=world_size,
         rows_per_step=train.rows_per_step,
-        costs=None if cost is None else corpus.costs(cost),
-        mixture=train_mixture(settings, corpus),
+        costs=costs,
+        mixture=train_mixture(settings, sources),
         sharing=sharing,
     )
+    return plan if train.max_steps is None else plan.first(train.max_steps * train.rows_per_step)
 
 
 def write_rejected(output: Path, problems: Sequence[Problem], out: Reporter) -> None:

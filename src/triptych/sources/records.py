@@ -100,6 +100,8 @@ class Source:
     """Keys of records, turns and parts that are left out on purpose, though they hold something."""
     supervise: Supervise = "answers"
     """What is learned: every answer, the last one, or all text."""
+    system: str | None = None
+    """System prompt of records that have none."""
     loss_weight: float = 1.0
     """How much its samples count in the loss; the weights in its records are multiplied by it."""
     allow_private: bool = False

@@ -103,7 +103,7 @@ class _RecordReader(TurnReader):
         if self.problems:
             raise SampleError(self.problems)
         whole = self.source.supervise == "all"
-        return Conversation(tuple(turns), tuple(images), self.origin, self._task(), weight, whole)
+        return Conversation(tuple(self._with_system(turns)), tuple(images), self.origin, self._task(), weight, whole)
 
     def _weight(self, read: set[str]) -> float:
         """The weight that the record gives itself; text under a key of one is a note."""
@@ -160,6 +160,13 @@ class _RecordReader(TurnReader):
             self.fail("bad-shape", f"`{self.naming.system_key}` is a string, this is {json_type(system)}")
             return []
         return [self._turn("system", self.split(system, 0, answer=False))]
+
+    def _with_system(self, turns: list[Turn]) -> list[Turn]:
+        """The turns, with the source's own system prompt where the record has none."""
+        system = self.source.system
+        if system is None or turns[0].role == "system":
+            return turns
+        return [self._turn("system", [system] if system else []), *turns]
 
     def _turn(self, role: Role, parts: Iterable[str | int]) -> Turn:
         """A turn that is no answer."""

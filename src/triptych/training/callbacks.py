@@ -23,9 +23,9 @@ class EpochCallback(TrainerCallback):
 
     def __init__(self, settings: RunSettings, plan: Plan) -> None:
         self.save = settings.train.save_every == "epoch"
-        self.evaluate = settings.train.eval_every == "epoch" and bool(settings.data.eval)
+        self.evaluate = settings.train.eval_every == "epoch" and settings.data.evaluates
         rows = settings.train.rows_per_step
-        self.ends = {-(-int(bound) // rows) for bound in plan.epoch_bounds[1:]}
+        self.ends = {-(-min(int(bound), len(plan)) // rows) for bound in plan.epoch_bounds[1:]}
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -23,7 +23,7 @@ def training_arguments(settings: RunSettings, precision: torch.dtype) -> Trainin
     train, data = settings.train, settings.data
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     accumulated = rows_per_rank(settings, world_size)
-    has_eval = bool(data.eval)
+    has_eval = data.evaluates
     arguments: dict[str, Any] = {
         "output_dir": settings.output,
         "num_train_epochs": 1,  # the plan holds all epochs
@@ -43,7 +43,7 @@ def training_arguments(settings: RunSettings, precision: torch.dtype) -> Trainin
         "remove_unused_columns": False,
         "logging_steps": train.log_every,
         "logging_nan_inf_filter": False,  # a loss that is not a number is shown as one
-        "save_strategy": "no" if train.save_every == "epoch" else "steps",  # epochs: EpochCallback
+        "save_strategy": "steps" if isinstance(train.save_every, int) else "no",  # epochs: EpochCallback
         "save_steps": train.save_every if isinstance(train.save_every, int) else 500,
         "save_total_limit": train.keep_checkpoints,
         "eval_strategy": "steps" if has_eval and isinstance(train.eval_every, int) else "no",

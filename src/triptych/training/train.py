@@ -285,5 +285,9 @@ def _print_start(context: TrainingContext, out: Reporter) -> None:
         f"{len(corpus):,} samples of {tokens:,} tokens ({int(corpus.supervised.sum()):,} supervised), "
         f"{rows:,} rows in {settings.train.epochs} epochs, {steps:,} steps"
     )
+    wanted = settings.train.max_steps
+    if wanted is not None and steps < wanted:
+        found = f"{wanted:,} steps are not reached in {settings.train.epochs} epochs"
+        out.line(f"train.max_steps: {found}; raise train.epochs")
     if context.start.checkpoint is not None:
         out.line(f"resuming from {context.start.checkpoint}")

@@ -66,10 +66,12 @@ class SourceSettings(Settings):
     """Passes over this source per epoch of the run; 0.5 takes every sample in every second one."""
     max_samples: PositiveInt | None = None
     """Use at most so many of its samples, chosen at random by the seed."""
+    first: PositiveInt | None = None
+    """Use only its first so many samples."""
 
     @model_validator(mode="after")
     def _known_names(self) -> Self:
-        in_pydantic(self.source)
+        in_pydantic(lambda: self.source(None))
         return self
 
     @model_validator(mode="after")
@@ -81,9 +83,8 @@ class SourceSettings(Settings):
     def share(self) -> Share:
         return Share(self.weight, self.epochs, self.max_samples)
 
-    def source(
-        self, *, allow_remote: bool = True, allow_private: bool = False, supervise: Supervise = "answers"
-    ) -> Source:
+    def source(self, data: DataSettings | None) -> Source:
+        """As ``data``, whose source it is, has it read; None for its own settings alone."""
         path = self.path if isinstance(self.path, str) else tuple(self.path)
         return Source(
             path,
@@ -91,15 +92,16 @@ class SourceSettings(Settings):
             self.confine,
             self.columns,
             self.tags,
-            allow_remote,
+            data is None or data.allow_remote,
             mark=self.mark,
             marks=self.marks,
             roles=self.roles,
             choice=self.choice.model_dump() if self.choice else None,
             ignore=self.ignore,
-            supervise=supervise,
+            supervise="answers" if data is None else data.supervise,
+            system=None if data is None else data.system,
             loss_weight=self.loss_weight,
-            allow_private=allow_private,
+            allow_private=data is not None and data.allow_private,
         )
 
 
@@ -110,6 +112,11 @@ class DataSettings(Settings):
     """Sources to train on."""
     eval: list[SourceSettings] = []
     """Held-out sources: evaluation loss during training, ``triptych eval`` afterwards."""
+    hold_out: Annotated[float, Field(gt=0, lt=1)] | PositiveInt | None = None
+    """Instead of ``eval``: the part (0.1) or number (200) of the samples of ``train`` that are held out; samples that
+    share an image stay together."""
+    system: str | None = None
+    """System prompt of records that have none; default: what the model's chat template does."""
     min_pixels: PositiveInt | None = None
     """Smallest area of a resized image, px; default: the model's own."""
     max_pixels: PositiveInt | None = None
@@ -140,6 +147,11 @@ class DataSettings(Settings):
     stall_seconds: PositiveFloat = 120.0
     """Seconds without progress after which a worker is named with its image, ended and replaced."""
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether there are samples to evaluate on."""
+        return bool(self.eval) or self.hold_out is not None
+
     def geometry(self, own: Geometry) -> Geometry:
         """A model's patch arithmetic with the limits of the run; ``own`` has those of its release."""
         if self.resize == "model":
@@ -152,8 +164,10 @@ class DataSettings(Settings):
             raise ValueError("`train` names no source")
         if len({source.weight is None for source in self.train}) > 1:
             raise ValueError("some sources of `train` have a `weight` and some have none; give it to all or to none")
-        if any(source.share() != Share() for source in self.eval):
-            raise ValueError("`weight`, `epochs` and `max_samples` belong to sources of `train`; `eval` takes all")
+        if any(source.weight is not None or source.epochs != 1 for source in self.eval):
+            raise ValueError("`weight` and `epochs` belong to sources of `train`; `eval` takes every sample once")
+        if self.eval and self.hold_out is not None:
+            raise ValueError("`hold_out` takes the samples to evaluate on from `train`; give it or `eval`")
         if any(source.loss_weight != 1 for source in self.eval):
             raise ValueError("`loss_weight` belongs to sources of `train`; the eval loss weighs its sources alike")
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:

@@ -46,7 +46,13 @@ class RunSettings(Settings):
     @model_validator(mode="after")
     def _hf_has_effect(self) -> Self:
         train = self.train
-        in_pydantic(lambda: check_names(train.hf, train.save_every, train.eval_every if self.data.eval else None))
+        in_pydantic(lambda: check_names(train.hf, train.save_every, train.eval_every if self.data.evaluates else None))
+        return self
+
+    @model_validator(mode="after")
+    def _order_is_kept(self) -> Self:
+        if self.batch.group_similar and not self.train.shuffle:
+            raise ValueError("`batch.group_similar` orders rows by cost, `train.shuffle: false` keeps them in order")
         return self
 
     @model_validator(mode="after")
@@ -84,10 +90,13 @@ class RunSettings(Settings):
         return Budget(min(rows, default=None), min(images, default=None), self.data.too_long)
 
     def sources(self, split: Literal["train", "eval"]) -> list[Source]:
+        """The sources that the run names for a split."""
         sources: list[SourceSettings] = getattr(self.data, split)
-        data = self.data
-        kept = {name: getattr(data, name) for name in ("allow_remote", "allow_private", "supervise")}
-        return [source.source(**kept) for source in sources]
+        return [source.source(self.data) for source in sources]
+
+    def indexed(self, split: Literal["train", "eval"]) -> list[Source]:
+        """The sources whose samples a split is taken from: under ``data.hold_out``, both are from those of train."""
+        return self.sources("train" if self.data.hold_out is not None else split)
 
 
 LISTED: dict[str, Any] = {

@@ -88,14 +88,16 @@ class TrainSettings(Settings):
     """Size that the features of all runs together may reach on disk, GB."""
     seed: int = 42
     """Seed of shuffling, adapters and dropout."""
+    max_steps: PositiveInt | None = None
+    """Optimizer steps after which the run and its schedule end, if ``epochs`` do not end it before."""
     log_every: PositiveInt = 10
     """Optimizer steps between log lines."""
-    save_every: PositiveInt | Literal["epoch"] = "epoch"
-    """Optimizer steps between checkpoints."""
+    save_every: PositiveInt | Literal["epoch"] | None = "epoch"
+    """Optimizer steps between checkpoints; None for none but after a signal."""
     keep_checkpoints: PositiveInt | None = 2
     """Checkpoints kept; None for all."""
-    eval_every: PositiveInt | Literal["epoch"] = "epoch"
-    """Optimizer steps between evaluation losses, where there is eval data."""
+    eval_every: PositiveInt | Literal["epoch"] | None = "epoch"
+    """Optimizer steps between evaluation losses, where there is eval data; None for no evaluation in training."""
     hf: dict[str, Any] = {}
     """More for transformers' ``TrainingArguments``, by its name there; what would have no effect is refused."""
 
