@@ -21,6 +21,7 @@ from triptych.cli import app
 from triptych.errors import Code, ConfigError, ModelError
 
 GOOD = 200
+NONE_ODD = {"turned": 0, "alpha": 0, "deep_grey": 0}
 Defects = list[tuple[str, Any]]
 
 
@@ -223,7 +224,7 @@ def test_good_data_exits_0_and_says_what_is_there(media: Path, model_dir: Path) 
     assert "tokens per sample: median" in result.stderr
     assert check_json(data, "--media-dir", media / "media") == (
         0,
-        {"samples": GOOD, "ok": GOOD, "problems": [], "dropped": [], "hints": []},
+        {"samples": GOOD, "ok": GOOD, "problems": [], "dropped": [], "hints": [], "images": NONE_ODD},
     )
 
 

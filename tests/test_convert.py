@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import tiny
 from commands import said
@@ -24,7 +25,9 @@ from triptych.corpus.examine import Encoder
 from triptych.corpus.executor import LocalEngine
 from triptych.corpus.loading import load_or_build
 from triptych.errors import ConfigError
+from triptych.exporting.serving import image_notes
 from triptych.family.family import read_model_files
+from triptych.images.pixels import load_patches, load_rgb
 from triptych.sources.records import Source
 from triptych.text.layout import Budget
 
@@ -66,10 +69,15 @@ MORE: dict[str, Case] = {
     "turns kept apart": (turns(USER, WELL, ANSWER, **ONE), {"roles": "keep"}),
     "images in an answer": (turns("Show.", SHOW, **TWO), {}),
     "not learned": (turns(USER, {**ANSWER, "train": False}, WELL, ANSWER, **ONE), {}),
+    "weights": (turns(USER, {**ANSWER, "weight": 0.5}, WELL, ANSWER, sample_weight=2, **ONE), {}),
+    "only the last answer": (turns(USER, ANSWER, WELL, ANSWER, **ONE), {"supervise": "last"}),
+    "all text": (turns(USER, ANSWER, WELL, ANSWER, **ONE), {"supervise": "all"}),
     "a task and an id": (turns(USER, ANSWER, id=7, task=3, **ONE), {}),
     "in base64": (turns(USER, ANSWER, image={"bytes": "BASE64"}), {}),
     "one image twice": ({"query": "<i1> <i2> <i1>", "response": "No.", **TWO}, {"mark": "<i{n}>"}),
 }
+NEEDED = (("roles", "keep"), ("supervise", "all"))
+"""Settings that no record can take the place of."""
 CASES: dict[str, Case] = {
     **{row[0]: (json.loads(row[1].strip("`")), settings(row[2] if len(row) > 2 else "")) for row in READ},
     **MORE,
@@ -129,9 +137,9 @@ def test_a_record_is_the_same_before_and_after(folder: Path, encoder: Encoder, t
     assert convert([str(path)], to, source=options, engine=LocalEngine(1)) == 0
     (line,) = to.read_text(encoding="utf-8").splitlines()
     plain = json.loads(line)
-    assert set(plain) <= {"id", "messages", "images", "task"}
+    assert set(plain) <= {"id", "messages", "images", "task", "weight"}
     assert plain.get("id") == data.get("id")
-    keep = {"roles": "keep"} if source.get("roles") == "keep" else {}
+    keep = {name: value for name, value in source.items() if (name, value) in NEEDED}
     before = load(path, encoder, tmp_path / "cache", **source)
     assert_same(before, load(to, encoder, tmp_path / "cache", **keep))
     again = tmp_path / "again.jsonl"
@@ -212,3 +220,71 @@ def test_what_cannot_be_written_says_why(folder: Path, tmp_path: Path, capsys: p
     with pytest.raises(ConfigError, match="no data file matches"):
         convert([str(tmp_path / "gone.jsonl")], tmp_path / "plain.jsonl")
     assert not (tmp_path / "plain.jsonl").exists()
+
+
+def odd_images(folder: Path) -> list[str]:
+    """Images that programs read in different ways."""
+    plain = tiny.image(60, 90)
+    clear = plain.convert("RGBA")
+    clear.putalpha(tiny.image(60, 90, mode="L", seed=1))
+    deep = Image.fromarray((np.arange(60 * 90).reshape(60, 90) % 4096).astype(np.uint16))
+    turned, mirrored = Image.Exif(), Image.Exif()
+    turned[274], mirrored[274] = 6, 2
+    plain.save(folder / "plain.jpg")
+    plain.save(folder / "turned.jpg", exif=turned)
+    plain.save(folder / "mirrored.webp", exif=mirrored, lossless=True)
+    clear.save(folder / "clear.png")
+    clear.convert("LA").save(folder / "grey.png")
+    plain.convert("P").save(folder / "palette.png", transparency=3)
+    deep.save(folder / "deep.png")
+    deep.save(folder / "deep.tif")
+    Image.fromarray(np.asarray(deep) / np.float32(4096)).save(folder / "fractions.tif")
+    plain.convert("CMYK").save(folder / "inks.jpg")
+    plain.save(folder / "frames.gif", save_all=True, append_images=[tiny.image(60, 90, seed=2)])
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_images_are_written_such_that_every_program_reads_them_alike(
+    tmp_path: Path, encoder: Encoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    names = odd_images(folder)
+    record = {"query": "<image>" * len(names), "response": "No.", "images": names}
+    (folder / "data.jsonl").write_text(json.dumps(record), encoding="utf-8")
+    to = tmp_path / "out" / "plain.jsonl"
+    code, printed = said(capsys, "convert", folder / "data.jsonl", "--to", to, "--images", to.parent / "images")
+    assert code == 0, printed
+    assert f"{len(names) - 1} image files to {to.parent / 'images'}" in printed, "two hold the same"
+    before, after = load(folder / "data.jsonl", encoder, tmp_path / "c"), load(to, encoder, tmp_path / "c")
+    assert np.array_equal(before.layout(0).input_ids, after.layout(0).input_ids)
+    for name, one, two in zip(names, before.images(0), after.images(0), strict=True):
+        assert two.name.startswith("images/"), "relative, so that the folder can be moved"
+        with Image.open(two.location) as image:
+            assert np.array_equal(np.asarray(image.convert("RGB")), np.asarray(load_rgb(one.location))), name
+        kept = (folder / name).read_bytes() == Path(two.location).read_bytes()
+        assert kept == (name == "plain.jpg"), "what everyone reads alike stays as it is"
+        size, resized = (one.height, one.width), (one.resized_height, one.resized_width)
+        patches = [load_patches(item.location, size, resized, encoder.geometry) for item in (one, two)]
+        assert np.array_equal(*patches), name
+    assert "Of the data, 3 images with grey of more than 8 bits" in image_notes([before])[0]
+    assert image_notes([after]) == []
+
+
+def test_check_counts_the_images_that_servers_read_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = odd_images(tmp_path)
+    data = tmp_path / "data.jsonl"
+    records = [{"query": "<image>", "response": "No.", "image": name} for name in [*names, "deep.png"]]
+    data.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    code, printed = said(capsys, "check", data)
+    assert code == 0
+    assert "3 images with grey of more than 8 bits" in printed
+    assert "3 images with transparency" in printed
+    assert "2 images turned by EXIF" in printed
+    assert "triptych convert --images DIR" in printed
+    _, printed = said(capsys, "check", data, "--json")
+    assert json.loads(printed[printed.index("{") :])["images"] == {"turned": 2, "alpha": 3, "deep_grey": 3}
+    data.write_text(json.dumps(records[names.index("plain.jpg")]), encoding="utf-8")
+    assert "servers" not in said(capsys, "check", data)[1]

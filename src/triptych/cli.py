@@ -191,11 +191,15 @@ def convert(
     data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Data files and globs.")],
     source: SourceOptions,
     to: Annotated[Path, typer.Option(metavar="OUT.jsonl", help="File to write.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write every image there, such that servers read it as training does."),
+    ] = None,
 ) -> None:
     """Write records of any shape that is read in the plainest one: messages with <image> marks, and images."""
     from triptych.commands.convert import convert as run_convert
 
-    raise typer.Exit(run_convert(data, to, source=source))
+    raise typer.Exit(run_convert(data, to, source=source, images=images))
 
 
 @app.command(epilog=_example("plan"))

@@ -322,7 +322,7 @@ def test_the_header_cache_serves_all_runs(run: Run, measured: list[str]) -> None
 
 def test_a_corpus_without_its_census_is_counted_again(run: Run) -> None:
     _, report = run.load()
-    (path,) = run.folder.glob("corpora/report-*.json")
+    (path,) = run.folder.glob("corpora/check-*.json")
     path.unlink()
     assert run.load()[1] == report
     assert path.exists()

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import pytest
 from PIL import Image, ImageCms
@@ -16,28 +17,34 @@ from PIL.PngImagePlugin import PngInfo
 import tiny
 from equivalence import image_files
 from triptych.images import measure
-from triptych.images.headers import read_size
+from triptych.images.headers.read import read_header
+from triptych.images.traits import Measured
 
 HEIGHT, WIDTH = image_files.HEIGHT, image_files.WIDTH
 Part = tuple[bytes, bytes]
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
+def read_size(file: IO[bytes], size: int) -> tuple[int, int] | None:
+    found = read_header(file, size)
+    return None if found is None else (found.height, found.width)
+
+
 def read(content: bytes) -> tuple[int, int] | None:
     return read_size(BytesIO(content), len(content))
 
 
-def by_pillow(content: bytes) -> tuple[int, int] | str:
-    """(height, width), or why there is none."""
+def by_pillow(content: bytes) -> Measured | str:
+    """Size and traits, or why there are none."""
     try:
-        return measure._size_by_pillow(BytesIO(content), "image", len(content))
+        return measure._by_pillow(BytesIO(content), "image", len(content))
     except measure.ImageError as error:
         return error.message
 
 
 def agrees(content: bytes) -> bool:
     """Check an answer, if there is one, against Pillow; whether there was one."""
-    found = read(content)
+    found = read_header(BytesIO(content), len(content))
     if found is None:
         return False
     assert found == by_pillow(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.executor import Engine, LocalEngine
 from triptych.errors import ConfigError, printable_json
 from triptych.family.family import read_model_files
+from triptych.images.traits import Trait, said
 from triptych.run.prepare import SPLITS, index_sources, make_encoder, prepare
 from triptych.run.reporter import Reporter, report_line
 from triptych.sources.records import Source
@@ -61,6 +63,7 @@ def check(
         corpus, found = index_sources(name, sources, encoder, out, engine, deep=deep)
         corpora.append(corpus)
         report = report.plus(found)
+    traits = sum((Counter(corpus.traits()) for corpus in corpora), Counter[Trait]())
     if as_json:
         result = {
             "samples": report.samples,
@@ -68,6 +71,7 @@ def check(
             "problems": [problem.to_dict() for problem in report.problems],
             "dropped": [problem.to_dict() for problem in report.dropped],
             "hints": report.hints,
+            "images": {str(trait.name).lower(): traits[trait] for trait in Trait},
         }
         sys.stdout.buffer.write(
             printable_json(orjson.dumps(result).decode()).encode() + b"\n"
@@ -76,6 +80,10 @@ def check(
     else:
         out.problems(report, everything=everything)
         _print(out, corpora, report, with_tokens=encoder is not None)
+        for sentence in said(traits):
+            out.line(sentence)
+        if traits.total():
+            out.line("triptych convert --images DIR writes images that every server reads alike")
     return 1 if report.problems else 0
 
 

@@ -12,7 +12,7 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,8 +21,9 @@ import orjson
 from triptych.commands.options import SourceOptions, refuse_to_overwrite
 from triptych.corpus.executor import Engine
 from triptych.errors import ConfigError, Origin, Problem, SampleError
-from triptych.images import identity, measure
+from triptych.images import identity, measure, pixels
 from triptych.images.first_bytes import INLINE
+from triptych.images.traits import traits_of
 from triptych.run.prepare import index_sources
 from triptych.sources import members, storage
 from triptych.sources.access import guarded
@@ -36,7 +37,21 @@ from triptych.text.turns import MARK, Turn
 ENDINGS = (".jsonl", ".ndjson")
 IMAGE = {"type": "image"}
 """The part of a content that stands for the next image."""
+COPIED = ("JPEG", "PNG", "WEBP")
+"""Formats that every program reads."""
 Plain = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Where things are written."""
+
+    to: Path
+    """The JSONL file"""
+    images: Path
+    """Folder of images"""
+    alike: bool
+    """Whether every image is written, such that all programs read it alike; else only those inside other files."""
 
 
 @dataclass(slots=True)
@@ -49,7 +64,14 @@ class Written:
     """Images that were written as files of their own."""
 
 
-def convert(data: Sequence[str], to: Path, *, source: SourceOptions | None = None, engine: Engine | None = None) -> int:
+def convert(
+    data: Sequence[str],
+    to: Path,
+    *,
+    source: SourceOptions | None = None,
+    images: Path | None = None,
+    engine: Engine | None = None,
+) -> int:
     """Write the records of data files that are read without a problem; the others are shown as ``check`` shows them.
 
     Images keep their files; those inside Parquet, Arrow and tar files become files in a folder beside ``to``. A
@@ -59,6 +81,7 @@ def convert(data: Sequence[str], to: Path, *, source: SourceOptions | None = Non
         data: files and globs.
         to: the JSONL file to write.
         source: how the data files are read.
+        images: folder to write every image to, such that every program reads it as training does.
         engine: where they are checked first; the cores of this machine by default.
 
     Returns:
@@ -76,11 +99,11 @@ def convert(data: Sequence[str], to: Path, *, source: SourceOptions | None = Non
     problems = list(report.problems)
     out.problems(report)
     left_out = {problem.origin for problem in problems}
-    written = Written()
+    targets, written = Targets(to, images or to.with_name(f"{to.stem}_images"), images is not None), Written()
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         with _replacing(to) as file:
-            for line in _lines(read, to, left_out, written):
+            for line in _lines(read, targets, left_out, written):
                 if isinstance(line, Problem):
                     problems.append(line)
                     out.line(str(line))
@@ -88,7 +111,7 @@ def convert(data: Sequence[str], to: Path, *, source: SourceOptions | None = Non
                     file.write(line + b"\n")
     except OSError as error:
         raise ConfigError(f"cannot write {to}: {error.strerror or error}") from error
-    out.line(_summary(to, written, read, report.samples - written.samples))
+    out.line(_summary(targets, written, read, report.samples - written.samples))
     return 1 if problems else 0
 
 
@@ -105,29 +128,32 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
             unfinished.unlink()
 
 
-def _summary(to: Path, written: Written, source: Source, left_out: int) -> str:
-    said = f"wrote {_count(written.samples, 'sample')} with {_count(written.images, 'image')} to {to}"
+def _summary(targets: Targets, written: Written, source: Source, left_out: int) -> str:
+    said = f"wrote {_count(written.samples, 'sample')} with {_count(written.images, 'image')} to {targets.to}"
     if written.files:
-        said += f", {_count(written.files, 'image file')} to {_folder_beside(to)}"
+        said += f", {_count(written.files, 'image file')} to {targets.images}"
     if left_out > 0:
         said += f"; left out {left_out:,}"
-    return f"{said}; in its source write `roles: {source.roles}`" if source.roles == "keep" else said
+    needed = ", ".join(f"`{name}: {value}`" for name, value in _still_needed(source).items())
+    return f"{said}; in its source write {needed}" if needed else said
+
+
+def _still_needed(source: Source) -> dict[str, Any]:
+    """What of a source no record can say by itself."""
+    needed: dict[str, Any] = {"roles": "keep"} if source.roles == "keep" else {}
+    return {**needed, "supervise": "all"} if source.supervise == "all" else needed
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def _folder_beside(to: Path) -> Path:
-    return to.with_name(f"{to.stem}_images")
-
-
-def _lines(source: Source, to: Path, left_out: set[Origin], written: Written) -> Iterator[bytes | Problem]:
+def _lines(source: Source, targets: Targets, left_out: set[Origin], written: Written) -> Iterator[bytes | Problem]:
     """A line for each record that is read, in input order."""
     reader = ConversationReader(source)
-    again = ConversationReader(Source(str(to), roles="keep" if source.roles == "keep" else "alternate"))
+    again = ConversationReader(Source(str(targets.to), **_still_needed(source)))
     for path in source.files():
-        namer = _Namer(source, source.media_root(path), to, written)
+        namer = _Namer(source, source.media_root(path), targets, written)
         for record in read_records(path):
             if isinstance(record, Problem) or record.origin in left_out:
                 continue
@@ -163,6 +189,8 @@ def _plain(conversation: Conversation, names: Sequence[str], record: Record, aga
             plain["images"] = list(names)
         if conversation.task is not None:
             plain["task"] = conversation.task
+        if conversation.weight != 1:
+            plain["weight"] = conversation.weight
         try:
             line = orjson.dumps(plain)
             found = again.read(Record(orjson.loads(line), record.origin))
@@ -170,8 +198,7 @@ def _plain(conversation: Conversation, names: Sequence[str], record: Record, aga
             continue  # a text that holds a mark: as a part, it is text
         except TypeError as error:
             raise ConfigError(f"{record.origin}: a name of an image is not UTF-8; rename it") from error
-        same = list(map(_joined, found.turns)) == list(map(_joined, conversation.turns))
-        if same and found.task == conversation.task and [ref.source for ref in found.images] == list(names):
+        if _joined(found) == _joined(conversation) and [ref.source for ref in found.images] == list(names):
             return line
     return None
 
@@ -184,60 +211,93 @@ def _message(turn: Turn, *, as_parts: bool) -> Plain:
             {"type": "image"} if isinstance(part, int) else {"type": "text", "text": part} for part in turn.parts
         ]
     message = {"role": turn.role, "content": content}
-    return message if turn.role != "assistant" or turn.supervised else {**message, "loss": False}
+    if turn.role != "assistant" or turn.weight == 1:
+        return message
+    return {**message, "weight": turn.weight} if turn.weight else {**message, "loss": False}
 
 
-def _joined(turn: Turn) -> Turn:
-    """A turn of which neighbouring texts are one."""
-    parts: list[str | int] = []
-    for part in turn.parts:
-        if parts and isinstance(part, str) and isinstance(parts[-1], str):
-            parts[-1] += part
-        else:
-            parts.append(part)
-    return Turn(turn.role, tuple(parts), turn.supervised)
+def _joined(conversation: Conversation) -> Conversation:
+    """A conversation without the names of its images, neighbouring texts of a turn as one."""
+    turns: list[Turn] = []
+    for turn in conversation.turns:
+        parts: list[str | int] = []
+        for part in turn.parts:
+            if parts and isinstance(part, str) and isinstance(parts[-1], str):
+                parts[-1] += part
+            else:
+                parts.append(part)
+        turns.append(replace(turn, parts=tuple(parts)))
+    return replace(conversation, turns=tuple(turns), images=())
 
 
 class _Namer:
-    """Names images as a file in the folder of ``to`` does; takes those inside other files out of them."""
+    """Names images as a file in the folder of ``to`` does; writes those that have no file of their own, or all."""
 
-    def __init__(self, source: Source, media_root: str, to: Path, written: Written) -> None:
+    def __init__(self, source: Source, media_root: str, targets: Targets, written: Written) -> None:
         self._rules, self._media_root = identity.Rules.of(source), media_root
-        self._to, self._written = Path(storage.absolute(str(to))), written
-        self._taken: dict[str, str] = {}
+        self._targets, self._written = targets, written
+        self._root = storage.absolute(str(targets.to.parent))
+        self._known: dict[str, str] = {}
 
     def name(self, ref: ImageRef) -> str:
         """The name of an image.
 
         Raises:
-            ImageError: if it is not there any more.
+            ImageError: if it is not there any more, or does not decode.
         """
-        location = guarded.path_of(identity.locate(ref, self._media_root, self._rules))
+        location = identity.locate(ref, self._media_root, self._rules)
+        path = guarded.path_of(location)
         if location.startswith(identity.REFUSED):
             raise measure.ImageError(*orjson.loads(location.removeprefix(identity.REFUSED)))
-        if location.startswith(INLINE) or storage.is_remote(location):
-            return location
-        if location.startswith(members.PREFIX):
-            if location not in self._taken:
-                self._taken[location] = self._take_out(location)
-            return self._taken[location]
-        return self._relative(location)
+        if self._targets.alike or path.startswith(members.PREFIX):
+            key = identity.key(location)
+            if key not in self._known:
+                self._known[key] = self._relative(self._write(location))
+            return self._known[key]
+        return path if path.startswith(INLINE) or storage.is_remote(path) else self._relative(path)
 
     def _relative(self, path: str) -> str:
-        folder = f"{self._to.parent}/"
-        name = path.removeprefix(folder)
+        name = path.removeprefix(f"{self._root}/")
         is_plain = not is_empty(name) and not name.startswith((INLINE, "[", "{", "file:", "base64:"))
         return name if is_plain and not storage.is_remote(name) else path
 
-    def _take_out(self, location: str) -> str:
-        with measure.open_bytes(location) as file:
-            content = file.read()
-        with measure.opened(io.BytesIO(content), location) as image:
-            ending = (image.format or "image").lower().replace("jpeg", "jpg")
-        folder = _folder_beside(self._to)
-        folder.mkdir(parents=True, exist_ok=True)
+    def _write(self, location: str) -> str:
+        folder = self._targets.images
+        content, ending = _as_everyone_reads(location) if self._targets.alike else _as_stored(location)
         path = folder / f"{hashlib.sha256(content).hexdigest()[:24]}.{ending}"
         if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
             self._written.files += 1
-        return self._relative(str(path))
+        return storage.absolute(str(path))
+
+
+def _as_stored(location: str) -> tuple[bytes, str]:
+    """The bytes of an image as they are, and the ending of its format.
+
+    Raises:
+        ImageError: if it cannot be opened.
+    """
+    with measure.open_bytes(location) as file:
+        content = file.read()
+    with measure.opened(io.BytesIO(content), location) as image:
+        return content, (image.format or "image").lower().replace("jpeg", "jpg")
+
+
+def _as_everyone_reads(location: str) -> tuple[bytes, str]:
+    """The bytes of a file that every program reads as training reads this image, and its ending.
+
+    An everyday JPEG, PNG or WebP stays as it is. What is turned by EXIF, has transparency, grey of more than 8 bits, a
+    palette, CMYK or several frames, or is of another format becomes an upright PNG in RGB.
+
+    Raises:
+        ImageError: if it cannot be decoded.
+    """
+    content, ending = _as_stored(location)
+    with measure.opened(io.BytesIO(content), location) as image:
+        is_plain = image.format in COPIED and image.mode in ("RGB", "L") and not traits_of(image)
+        if is_plain and getattr(image, "n_frames", 1) == 1 and measure.turn(image) is None:
+            return content, ending
+    buffer = io.BytesIO()
+    pixels.load_rgb(location).save(buffer, "PNG")
+    return buffer.getvalue(), "png"

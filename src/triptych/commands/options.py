@@ -48,6 +48,9 @@ class SourceOptions:
         Literal["alternate", "merge", "keep"] | None,
         _option(help="Turns of one role in a row: an error, merged, or kept."),
     ] = None
+    supervise: Annotated[
+        Literal["answers", "last", "all"] | None, _option(help="What is learned: every answer, the last one, all text.")
+    ] = None
     choice: Annotated[Names, _option(metavar="NAME=KEY", help="Multiple choice: options=choices, answer=right.")] = None
     ignore: Annotated[Names, _option(metavar="KEY", help="A key to leave out on purpose; repeat for several.")] = None
 
@@ -63,7 +66,11 @@ class SourceOptions:
         """
         from triptych.sources.records import Source
 
-        rest = {name: getattr(self, name) for name in ("mark", "marks", "roles") if getattr(self, name) is not None}
+        rest = {
+            name: getattr(self, name)
+            for name in ("mark", "marks", "roles", "supervise")
+            if getattr(self, name) is not None
+        }
         return Source(
             tuple(data),
             self.media_dir,

@@ -28,13 +28,14 @@ from triptych.errors import Origin
 from triptych.images import identity
 from triptych.images.cache_files import intact, mark_used, replacing, seal
 from triptych.images.geometry import Geometry, SizedImage
+from triptych.images.traits import Trait
 from triptych.planning.cost import SampleCost
 from triptych.planning.plan import Lengths
 from triptych.sources.storage import Stamp
 from triptych.text.layout import Budget, Layout, fit, lay_out
 from triptych.text.template import Encoded
 
-FORMAT = 5
+FORMAT = 6
 """Raised when the meaning of a column changes."""
 
 
@@ -136,6 +137,11 @@ class Corpus:
         samples, own = self._numbers("sample"), self.lengths.patches
         equal = own.astype(np.float64) ** 2 / np.maximum(self.image_counts, 1)
         return np.where(natural[samples] == own, squares[samples], equal)
+
+    def traits(self) -> dict[Trait, int]:
+        """How many images have each trait that not every program treats alike."""
+        found = self._sizes.column("traits").to_numpy()
+        return {trait: int(np.count_nonzero(found & int(trait))) for trait in Trait}
 
     def costs(self, cost: SampleCost) -> NDArray[np.int64]:
         """(K,) cost of each sample in millions of FLOPs."""

@@ -34,8 +34,8 @@ REMOTE_AT_ONCE = 32
 STORE_SECONDS = 1.0
 """What was measured is stored this often; a kill loses no more."""
 
-Outcome = tuple[int, int, Code | None, str]
-"""(height, width, code, message) of one image; the sizes are 0 where there is a code."""
+Outcome = tuple[int, int, int, Code | None, str]
+"""(height, width, traits, code, message) of one image; the sizes are 0 where there is a code."""
 
 
 @dataclass(slots=True)
@@ -45,6 +45,8 @@ class Sizes:
     height: NDArray[np.int32]
     """(I,) px, upright; 0 for an image that cannot be used"""
     width: NDArray[np.int32]
+    traits: NDArray[np.uint8]
+    """(I,) what not every program treats alike"""
     errors: dict[int, ImageError] = field(default_factory=dict)
     """By the number of the image."""
 
@@ -56,14 +58,14 @@ class Sizes:
     @property
     def digest(self) -> str:
         """Names the content."""
-        digest = hashlib.sha256(self.height.tobytes() + self.width.tobytes())
+        digest = hashlib.sha256(self.height.tobytes() + self.width.tobytes() + self.traits.tobytes())
         for number in sorted(self.errors):
             digest.update(f"{number} {self.errors[number].code} {self.errors[number].message}".encode())
         return digest.hexdigest()[:20]
 
     def table(self) -> pa.Table:
         """The sizes as columns."""
-        return pa.table({"height": self.height, "width": self.width})
+        return pa.table({"height": self.height, "width": self.width, "traits": self.traits})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,8 @@ class Measurer:
             if self.deep:
                 pixels.load_rgb(location)
         except ImageError as error:
-            return 0, 0, error.code, error.message
-        return measured.height, measured.width, None, ""
+            return 0, 0, 0, error.code, error.message
+        return measured.height, measured.width, int(measured.traits), None, ""
 
 
 def measure_images(
@@ -116,7 +118,7 @@ class _Measuring:
         self._progress = progress
         self._deep = deep
         count = index.image_count
-        self._sizes = Sizes(np.zeros(count, np.int32), np.zeros(count, np.int32))
+        self._sizes = Sizes(np.zeros(count, np.int32), np.zeros(count, np.int32), np.zeros(count, np.uint8))
         self._tasks: deque[tuple[list[int], list[str], list[Stamp | None]]] = deque()
         self._waiting: list[tuple[str, Header]] = []
         self._in_flight: dict[str, list[int]] = {}
@@ -128,10 +130,9 @@ class _Measuring:
             for outcomes in engine.map(Measurer(self._deep), self._unknown()):
                 numbers, locations, stamps = self._tasks.popleft()
                 for number, location, stamp, outcome in zip(numbers, locations, stamps, outcomes, strict=True):
-                    height, width, code, message = outcome
                     key = identity.key(location)
-                    if stamp is not None and _lasts(location, code):
-                        self._waiting.append((key, Header(stamp, height, width, code, message, self._deep)))
+                    if stamp is not None and _lasts(location, outcome[3]):
+                        self._waiting.append((key, Header(stamp, *outcome, decoded=self._deep)))
                     for asked in [number, *self._in_flight.pop(key)]:
                         self._take(asked, outcome)
                 self._progress.advance(len(numbers))
@@ -155,7 +156,7 @@ class _Measuring:
                 stamp = identity.stamp(location, containers)
                 header = known.get(key)
                 if header is not None and header.stamp == stamp and (header.decoded or not self._deep or header.code):
-                    self._take(number, (header.height, header.width, header.code, header.message))
+                    self._take(number, (header.height, header.width, header.traits, header.code, header.message))
                     self._progress.advance(1)
                     continue
                 if key in self._in_flight:
@@ -175,8 +176,9 @@ class _Measuring:
             yield locations
 
     def _take(self, number: int, outcome: Outcome) -> None:
-        height, width, code, message = outcome
+        height, width, traits, code, message = outcome
         self._sizes.height[number], self._sizes.width[number] = height, width
+        self._sizes.traits[number] = traits
         if code is not None:
             self._sizes.errors[number] = ImageError(code, message)
             self._progress.found(Problem(code, self._index.origin(self._index.first_user(number)), message))

@@ -54,7 +54,11 @@ def write_card(path: Path, target: str, run: TrainedRun, proof: Proof, wanted: s
         proof=proof,
         wanted=wanted,
         commands=[serving.vllm(target, wanted), serving.transformers(target)],
-        notes=[generation.note(run.base), *serving.notes(wanted, run.geometry)],
+        notes=[
+            generation.note(run.base),
+            *serving.notes(wanted, run.geometry),
+            *serving.image_notes(run.corpora.values()),
+        ],
         run_file=run_file.to_yaml(run.settings).strip(),
     )
     path.write_text(text, encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import numpy as np
 from triptych.corpus.corpus import Corpus
 from triptych.exporting.generation import GREEDY
 from triptych.images.geometry import Geometry
+from triptych.images.traits import Trait, said
 from triptych.text.template import Template
 
 LOOKED_AT = 2_000
@@ -68,6 +70,13 @@ def demands(
         images = max(images, int(corpus.image_counts.max()))
     skip = _skip_thinking(corpora, template)
     return ServingNeeds(images, tokens, new_tokens, shrunk, positions, skip, template.style.effort)
+
+
+def image_notes(corpora: Iterable[Corpus]) -> list[str]:
+    """Which images of the data servers read in another way than training, and how many these are, in sentences."""
+    found = said(sum((Counter(corpus.traits()) for corpus in corpora), Counter[Trait]()))
+    notes = [f"Of the data, {sentence}." for sentence in found]
+    return notes and [*notes, "`triptych convert DATA --to OUT.jsonl --images DIR` writes images that all read alike."]
 
 
 def _skip_thinking(corpora: Iterable[Corpus], template: Template) -> bool:

@@ -10,7 +10,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import IO
 
@@ -21,8 +20,10 @@ from triptych.errors import Code, ConfigError
 from triptych.images import first_bytes, identity, near_names
 from triptych.images.first_bytes import INLINE
 from triptych.images.geometry import MAX_ASPECT, is_extreme
-from triptych.images.headers import read_size
+from triptych.images.headers.read import read_header
 from triptych.images.identity import shown
+from triptych.images.traits import SIDEWAYS as SIDEWAYS_EXIF
+from triptych.images.traits import Measured, traits_of, upright
 from triptych.sources import locations, members, storage
 from triptych.sources.access import guarded
 from triptych.sources.access.addresses import PrivateError
@@ -31,7 +32,6 @@ from triptych.sources.access.guarded import OutsideError
 MAX_IMAGE_PIXELS = 178_956_970
 """Images with more pixels are taken for decompression bombs (the limit at which Pillow raises its error)."""
 
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -41,7 +41,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SIDEWAYS = tuple(_TURNS[orientation] for orientation in _SIDEWAYS)
+SIDEWAYS = tuple(_TURNS[orientation] for orientation in SIDEWAYS_EXIF)
 """Turns that exchange height and width."""
 _PNG_TEXTS = (b"iTXt", b"tEXt", b"zTXt")
 _PNG_KEYWORDS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # of the texts that can hold an orientation
@@ -54,14 +54,6 @@ class ImageError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What the header says of one image, EXIF orientation already applied."""
-
-    height: int
-    width: int
 
 
 @contextmanager
@@ -148,24 +140,23 @@ def measure(location: str) -> Measured:
         file.seek(0)
         if size == 0:
             raise ImageError("image-unreadable", f"{shown(location)} is empty")
-        height, width = read_size(file, size) or _size_by_pillow(file, location, size)
-    if is_extreme(height, width):
-        message = (
-            f"{shown(location)} is {height} x {width} (height x width), an aspect ratio over {MAX_ASPECT}; crop it"
-        )
+        found = read_header(file, size) or _by_pillow(file, location, size)
+    if is_extreme(found.height, found.width):
+        sides = f"{found.height} x {found.width} (height x width)"
+        message = f"{shown(location)} is {sides}, an aspect ratio over {MAX_ASPECT}; crop it"
         raise ImageError("image-extreme", message)
-    return Measured(height, width)
+    return found
 
 
-def _size_by_pillow(file: IO[bytes], location: str, size: int) -> tuple[int, int]:
-    """(height, width) of any image that Pillow opens; a file that does not end whole is decoded."""
+def _by_pillow(file: IO[bytes], location: str, size: int) -> Measured:
+    """Size and traits of any image that Pillow opens; a file that does not end whole is decoded."""
     with opened(file, location) as image:
-        height, width = upright_size(image, file)
+        found = upright_size(image, file)
         if not _ends_whole(image.format, file, size):
             file.seek(0)
             with opened(file, location) as again:
                 load(again, location)
-    return height, width
+    return found
 
 
 @contextmanager
@@ -215,18 +206,19 @@ def turn(image: Image.Image) -> Image.Transpose | None:
     return _TURNS.get(_orientation(image.getexif))
 
 
-def upright_size(image: Image.Image, file: IO[bytes]) -> tuple[int, int]:
-    """(height, width) after the EXIF orientation is applied, from the header alone."""
-    height, width = image.height, image.width
+def upright_size(image: Image.Image, file: IO[bytes]) -> Measured:
+    """Size and traits after the EXIF orientation is applied, from the header alone."""
+    traits = traits_of(image)
     if isinstance(image, TiffImagePlugin.TiffImageFile) and ExifTags.Base.Orientation in image.tag_v2:
-        return height, width  # Pillow has turned the size of a TIFF by its tag; by an XMP orientation it has not
+        # Pillow turns a TIFF by its tag, as everyone does who reads it with Pillow; by an XMP orientation it does not.
+        return Measured(image.height, image.width, traits)
     read = image.getexif
     if image.format == "PNG":
         # PngImageFile.getexif decodes the pixels to reach chunks after them. Where there are none, the plain reading
         # of the chunks in front is the same.
         behind = _orientation_after_pixels(file)
         read = partial(_decoded_exif if behind else Image.Image.getexif, image)
-    return (width, height) if _orientation(read) in _SIDEWAYS else (height, width)
+    return upright(image.height, image.width, _orientation(read), traits)
 
 
 def _orientation(read: Callable[[], Image.Exif]) -> int:

@@ -19,7 +19,7 @@ from triptych.sources.storage import Stamp
 
 T = TypeVar("T")
 
-FILE = "headers-3.sqlite"
+FILE = "headers-4.sqlite"
 """The number changes when measuring does: what an older version measured is then measured again."""
 
 WAIT_SECONDS = 120.0
@@ -27,7 +27,7 @@ _ASKED_AT_ONCE = 500
 
 _TABLE = """CREATE TABLE IF NOT EXISTS headers (
     location TEXT PRIMARY KEY, size INTEGER, version INTEGER, height INTEGER, width INTEGER,
-    code TEXT, message TEXT, decoded INTEGER, checksum INTEGER
+    traits INTEGER, code TEXT, message TEXT, decoded INTEGER, checksum INTEGER
 ) WITHOUT ROWID"""
 
 
@@ -40,6 +40,8 @@ class Header:
     height: int
     """px, upright; 0 for an image that cannot be used"""
     width: int
+    traits: int = 0
+    """What not every program treats alike; see ``triptych.images.traits``."""
     code: Code | None = None
     """What is wrong with it, None if it is good."""
     message: str = ""
@@ -66,8 +68,8 @@ class HeaderCache:
                     *values, checksum = row
                     if checksum != row_sum(values):
                         continue  # damaged: it is measured again, and written over
-                    location, size, version, height, width, code, message, decoded = values
-                    found[location] = Header((size, version), height, width, code, message, bool(decoded))
+                    location, size, version, height, width, traits, code, message, decoded = values
+                    found[location] = Header((size, version), height, width, traits, code, message, bool(decoded))
             return found
 
         return self._run(ask)
@@ -77,7 +79,7 @@ class HeaderCache:
         rows = [_row(location, item) for location, item in headers]
         if rows:
             self._run(
-                lambda c: c.executemany("INSERT OR REPLACE INTO headers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                lambda c: c.executemany("INSERT OR REPLACE INTO headers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             )
 
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -98,6 +100,6 @@ class HeaderCache:
 
 
 def _row(location: str, header: Header) -> tuple[str | int | None, ...]:
-    about = (*header.stamp, header.height, header.width, header.code, header.message, int(header.decoded))
-    values = (location, *about)
+    found = (header.height, header.width, int(header.traits), header.code, header.message)
+    values = (location, *header.stamp, *found, int(header.decoded))
     return (*values, row_sum(values))

@@ -1,0 +1,1 @@
+"""What everyday JPEG, PNG and WebP files say of themselves, from a few small reads; others are left to Pillow."""
