@@ -213,4 +213,4 @@ def test_a_folder_of_adapters_is_not_taken_for_a_model(
     code, text = said(capsys, "train", path, f"model.path={final}", f"output={tmp_path / 'next'}")
     assert code == 1
     assert f"holds adapters, not a model. To go on training them: model.path: {base}, model.adapter: {final}" in text
-    assert f"`triptych export {final} --to OUT`, then model.path: OUT" in text
+    assert f"new adapters on the merged model: `triptych export {final} --to OUT`, then model.path: OUT" in text

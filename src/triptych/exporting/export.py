@@ -21,8 +21,8 @@ from triptych.exporting.proof_samples import ProofSamples, roomy_device
 from triptych.exporting.trained_run import RUN_FILE, TrainedRun, open_run
 from triptych.family.family import read_model_files
 from triptych.family.folders import ADAPTER_CONFIG
-from triptych.model.loading import ProcessorFiles, choose_precision, load_model
-from triptych.model.trained import frozen_names, merged, quiet_loading, released_dtype, reload
+from triptych.model.loading import ProcessorFiles, choose_precision
+from triptych.model.trained import frozen_names, merged, quiet_loading, released_dtype, reload, start_model
 from triptych.run import run_file
 from triptych.run.reporter import Reporter
 
@@ -186,7 +186,7 @@ class _Claims:
 
     def changes(self) -> str:
         settings, family = self.run.settings.model, self.run.files.family
-        base = load_model(settings.model_copy(update={"attention": "auto"}), dtype=torch.float32)
+        base = start_model(settings)
         found, self.result.parts = claims.check_changes(base, self.read, family, frozen_names(base, family, settings))
         return found
 

@@ -49,8 +49,8 @@ def why_no_model(folder: Path) -> str | None:
         base = adapter_base(folder)
         return (
             f"{folder} holds adapters, not a model. To go on training them: model.path: {base or 'their base'}, "
-            f"model.adapter: {folder}. To start from the merged model: `triptych export {folder} --to OUT`, then "
-            "model.path: OUT"
+            f"model.adapter: {folder}; with train: full, they are merged first. To put new adapters on the merged "
+            f"model: `triptych export {folder} --to OUT`, then model.path: OUT"
         )
     meant = trained_in(folder)
     if meant is not None:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from triptych.errors import ModelError
+from triptych.family.adapters import read_adapter_config
 from triptych.family.family import Family
 from triptych.family.folders import ADAPTER_CONFIG
 from triptych.model.intact import check_numbers, load_whole, named
@@ -91,9 +93,41 @@ def load_trained(settings: ModelSettings, folder: Path, dtype: torch.dtype) -> P
     return load_model(settings.model_copy(update={"path": str(folder)}), dtype=dtype)
 
 
+def start_model(settings: ModelSettings) -> PreTrainedModel:
+    """The weights, in float32, that a run of whole weights starts from: its base, adapters merged where it names some.
+
+    Raises:
+        ModelError: if transformers or peft cannot load them.
+    """
+    if settings.adapter is not None and settings.train == "full":
+        return merged(settings, Path(settings.adapter), torch.float32)
+    return load_model(_from(settings, settings.path))
+
+
+def continue_adapters(model: PeftModel, folder: Path) -> None:
+    """Give a model's fresh adapters, and what is trained in full beside them, the weights in ``folder``.
+
+    Raises:
+        ModelError: if the file holds other tensors than this run trains, naming the first, or one is not finite.
+    """
+    from peft import set_peft_model_state_dict
+
+    wanted = _check_adapters(model, folder)
+    tensors = load_file(folder / ADAPTER_WEIGHTS)
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise ModelError(
+                f"{name} of the adapters in {folder} is {tuple(tensor.shape)}, and {tuple(wanted[name].shape)} in this "
+                "model: they belong to another base"
+            )
+    check_numbers(str(folder), tensors.items())
+    set_peft_model_state_dict(model, tensors)
+
+
 def _adapted(settings: ModelSettings, folder: Path, *, trainable: bool) -> PeftModel:
     from peft import PeftModel
 
+    read_adapter_config(folder)
     base = load_model(_from(settings, settings.path))
     try:
         with warnings.catch_warnings():
@@ -101,12 +135,15 @@ def _adapted(settings: ModelSettings, folder: Path, *, trainable: bool) -> PeftM
             adapted = PeftModel.from_pretrained(base, folder, is_trainable=trainable)
     except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
         raise ModelError(f"cannot load the adapters in {folder}: {error}") from error
-    _check_adapters(adapted, folder)
+    check_numbers(str(folder), _check_adapters(adapted, folder).items())
     return adapted
 
 
-def _check_adapters(adapted: PeftModel, folder: Path) -> None:
+def _check_adapters(adapted: PeftModel, folder: Path) -> dict[str, torch.Tensor]:
     """See that the file of adapters holds what the model takes, and nothing else: peft itself only warns.
+
+    Returns:
+        The model's own tensors by their names in the file.
 
     Raises:
         ModelError: naming the first tensors.
@@ -114,15 +151,15 @@ def _check_adapters(adapted: PeftModel, folder: Path) -> None:
     from peft import get_peft_model_state_dict
 
     stored = set(stored_tensors(folder, ADAPTER_WEIGHTS))
-    tensors = get_peft_model_state_dict(adapted)
+    tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(adapted)
     wanted = set(tensors)
     for names, said in ((wanted - stored, "lack"), (stored - wanted, "hold, and this base does not take,")):
         if names:
             raise ModelError(
-                f"the adapters in {folder} {said} {named(sorted(names))}: they belong to another model, or their file "
-                "was changed; train again, or restore it"
+                f"the adapters in {folder} {said} {named(sorted(names))}: they belong to another model or were trained "
+                "on other layers (model.lora.targets, model.full), or their file was changed"
             )
-    check_numbers(str(folder), tensors.items())
+    return tensors
 
 
 def frozen_names(model: PreTrainedModel, family: Family, settings: ModelSettings) -> set[str]:

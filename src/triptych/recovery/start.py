@@ -54,6 +54,7 @@ def starting(
             stop.check()
             start = resume.go_on(resumed, prepared, stop, out)
         else:
+            settings.model.check_adapter()
             cleared = output_folder.make_room(output)
             if cleared and is_main_process():
                 out.line(f"removed what an earlier run left in {output}: {', '.join(cleared)}")

@@ -209,6 +209,8 @@ def _placed(content: dict[str, Any], place: Callable[[str], str], place_data: Ca
         # A name on the hub looks like a relative path, too.
         if os.path.isdir(folder) or model["path"].startswith((".", "~")):
             result["model"] = {**model, "path": folder}
+    if isinstance(model, dict) and isinstance(model.get("adapter"), str):
+        result["model"] = {**result["model"], "adapter": place(model["adapter"])}
     data = result.get("data")
     if isinstance(data, dict):
         splits = {

@@ -106,6 +106,31 @@ def orders(roles: Sequence[str]) -> list[str]:
     return found
 
 
+def trimmed(parts: Sequence[str | int]) -> list[str | int]:
+    """A message without the white space at its ends."""
+    kept = list(parts)
+    for end, strip in ((0, str.lstrip), (-1, str.rstrip)):
+        if kept and isinstance(kept[end], str):
+            text = strip(str(kept[end]))
+            kept[end : end + 1 or None] = [text] if text else []
+    return kept
+
+
+def split_thinking(parts: Sequence[str | int], *, trims: bool) -> tuple[str, Sequence[str | int]]:
+    """An answer's thinking, and what follows it, as the chat templates cut at ``</think>``.
+
+    An answer that shows an image before that mark is left whole: no image is lost.
+    """
+    marked = [number for number, part in enumerate(parts) if isinstance(part, str) and THINK_END in part]
+    if not marked or any(isinstance(part, int) for part in parts[: marked[-1]]):
+        return "", parts
+    before = "".join(str(part) for part in parts[: marked[-1] + 1])
+    thought = before.split(THINK_END)[0].rstrip("\n").split(THINK_START)[-1].strip("\n")
+    rest = before.split(THINK_END)[-1].lstrip("\n")
+    thought = thought.strip() if trims else thought
+    return thought, [*([rest] if rest else []), *parts[marked[-1] + 1 :]]
+
+
 def read_chat_template(folder: Path) -> str | None:
     """The chat template of a model folder, wherever its version of transformers keeps it; None if it has none.
 

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from triptych.errors import ModelError
-from triptych.text.chat_template import THINK_END, THINK_START, TOOL_END, TOOL_START, ChatStyle, orders
+from triptych.text.chat_template import (
+    THINK_END,
+    THINK_START,
+    TOOL_END,
+    TOOL_START,
+    ChatStyle,
+    orders,
+    split_thinking,
+    trimmed,
+)
 from triptych.text.content_tokens import control_strings, read_tokenizer
 from triptych.text.conversation import Conversation, Turn
 from triptych.text.word_cache import WordTokenizer
@@ -264,13 +273,13 @@ class Template:
             text(f"system\n{inserted}", weight)
             segments.append((self._turn_footer, 0, weight, False))
         for number, turn in enumerate(turns):
-            parts: Sequence[str | int] = _trimmed(turn.parts) if self.style.trims else turn.parts
+            parts: Sequence[str | int] = trimmed(turn.parts) if self.style.trims else turn.parts
             weight = turn.weight * conversation.weight
             given = weight if conversation.whole else 0.0  # of what a prompt holds
             if turn.role == "assistant":
                 segments.append((self._answer_header, 0, given, False))
                 if self.style.thinking != "none":
-                    thought, parts = _split_thinking(parts, trims=self.style.trims)
+                    thought, parts = split_thinking(parts, trims=self.style.trims)
                     if self.style.thinking == "all" or number > last_question:
                         self._render_thinking(thought, (weight, given), segments, text)
             else:
@@ -298,7 +307,7 @@ class Template:
         return max(asked, default=-1)
 
     def _is_tool(self, turn: Turn) -> bool:
-        parts = _trimmed(turn.parts)
+        parts = trimmed(turn.parts)
         if not self.style.answers_tools or not parts:
             return False
         return str(parts[0]).startswith(TOOL_START) and str(parts[-1]).endswith(TOOL_END)
@@ -307,7 +316,7 @@ class Template:
         if self.style.thinking != "last":
             return 0
         earlier = (turn for turn in turns[: self._last_question(turns) + 1] if turn.role == "assistant")
-        return sum(bool(_split_thinking(turn.parts, trims=self.style.trims)[0]) for turn in earlier)
+        return sum(bool(split_thinking(turn.parts, trims=self.style.trims)[0]) for turn in earlier)
 
     def _render_thinking(
         self,
@@ -376,31 +385,6 @@ def _assemble(
         np.array(thinking_dropped, np.int32),
         np.array(typed, np.int32),
     )
-
-
-def _trimmed(parts: Sequence[str | int]) -> list[str | int]:
-    """A message without the white space at its ends."""
-    kept = list(parts)
-    for end, strip in ((0, str.lstrip), (-1, str.rstrip)):
-        if kept and isinstance(kept[end], str):
-            text = strip(str(kept[end]))
-            kept[end : end + 1 or None] = [text] if text else []
-    return kept
-
-
-def _split_thinking(parts: Sequence[str | int], *, trims: bool) -> tuple[str, Sequence[str | int]]:
-    """An answer's thinking, and what follows it, as the chat templates cut at ``</think>``.
-
-    An answer that shows an image before that mark is left whole: no image is lost.
-    """
-    marked = [number for number, part in enumerate(parts) if isinstance(part, str) and THINK_END in part]
-    if not marked or any(isinstance(part, int) for part in parts[: marked[-1]]):
-        return "", parts
-    before = "".join(str(part) for part in parts[: marked[-1] + 1])
-    thought = before.split(THINK_END)[0].rstrip("\n").split(THINK_START)[-1].strip("\n")
-    rest = before.split(THINK_END)[-1].lstrip("\n")
-    thought = thought.strip() if trims else thought
-    return thought, [*([rest] if rest else []), *parts[marked[-1] + 1 :]]
 
 
 def _restore(tokenizer: str, style: ChatStyle) -> Template:

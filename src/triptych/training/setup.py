@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from triptych.model.loading import load_model
 from triptych.model.patch_embed import project_by_product
 from triptych.model.qlora import four_bit, require_four_bit
 from triptych.model.trainable import checkpoint_layers, set_up_training
+from triptych.model.trained import continue_adapters, start_model
 from triptych.run.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def load_for_training(
         # What is not packed arrives on the GPU as it is loaded; in float32 it might not fit where training would.
         loaded = load_model(settings, dtype=precision, quantization=four_bit(family))
     else:
-        loaded = load_model(settings)
+        loaded = start_model(settings)
     # Before anything is copied: a copy of a part has a config of its own.
     attention = install_attention(
         loaded, settings.attention, device, precision, recurrent=isolation.recurrent, shares=shares
@@ -54,6 +56,8 @@ def load_for_training(
     project_by_product(loaded)
     allow_any_length(device)
     model = set_up_training(loaded, family, settings, precision)
+    if settings.adapter is not None and not isinstance(model, PreTrainedModel):
+        continue_adapters(model, Path(settings.adapter))
     if checkpointing:
         checkpoint_layers(model)
     return model, attention

@@ -104,9 +104,11 @@ def train(settings: RunSettings, prepared: Prepared, out: Reporter, *, start: St
 
 def _load(context: TrainingContext) -> tuple[PreTrainedModel | PeftModel, Attention]:
     """The model as it trains."""
-    settings = context.settings
+    settings, start = context.settings, context.settings.model
+    if context.start.checkpoint is not None:  # which holds what became of the adapters that the run started from
+        start = start.model_copy(update={"adapter": None})
     model, attention = load_for_training(
-        settings.model,
+        start,
         context.family,
         context.precision,
         context.args.device,

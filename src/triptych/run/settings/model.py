@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from triptych.family.adapters import check_adapter_folder, check_continued
 from triptych.family.recipe import ANY_COUNTS, Recipe, Targets, Train, make_recipe
 from triptych.family.selectors import Part, parse_selector
 from triptych.run.settings.base import PartOrLayers, Settings, in_pydantic
@@ -57,6 +58,8 @@ class ModelSettings(Settings):
     """What is trained in full beside the adapters of ``lora`` or ``qlora``, for example ``[merger]``."""
     lora: LoraSettings = LoraSettings()
     """Adapter settings; used with ``train: lora`` and ``qlora``."""
+    adapter: str | None = None
+    """Adapters to start from: ``lora`` and ``qlora`` go on training them, ``full`` merges them into the model first."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the arithmetic; trained weights are kept in float32. ``auto``: bfloat16 on a GPU that has it."""
     attention: AttentionName = "auto"
@@ -78,6 +81,19 @@ class ModelSettings(Settings):
             ConfigError: if the settings contradict each other, or name a layer that is not there.
         """
         return make_recipe(self.train, self.freeze, self.full, self.lora.targets, counts)
+
+    def check_adapter(self) -> None:
+        """See that the adapters to start from are there, and of the kind that is to be trained.
+
+        Raises:
+            ConfigError: naming the folder that is meant, or each setting that differs.
+            ModelError: if their file is damaged.
+        """
+        if self.adapter is None:
+            return
+        check_adapter_folder(self.adapter)
+        if self.train != "full":
+            check_continued(self.adapter, self.lora.model_dump(include={"rank", "alpha", "rslora", "dora"}))
 
     def has_slices(self) -> bool:
         """Whether what learns depends on the number of the model's layers."""
