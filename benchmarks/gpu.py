@@ -41,7 +41,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, set_see
 from triptych.errors import Origin
 from triptych.family.family import FAMILIES
 from triptych.forward.attention import install_attention
-from triptych.forward.batch import Batch
+from triptych.forward.batch import Batch, end_to_end
 from triptych.forward.flops import FlopCounter, device_peak
 from triptych.forward.memory import MemoryModel, RowSize, StepOptions
 from triptych.forward.row_forward import RowForward
@@ -160,6 +160,7 @@ def _batch(layouts: list[Layout], geometry: Geometry, random: np.random.Generato
     positions = [np.concatenate((np.arange(n)[None], x.position_ids)) for n, x in zip(lengths, layouts, strict=True)]
     grids = np.concatenate([layout.grids for layout in layouts])
     values = 3 * geometry.patch_size**2
+    kept = [torch.from_numpy(np.flatnonzero(layout.supervised) - 1) for layout in layouts]
     return Batch(
         input_ids=ids[None],
         position_ids=torch.from_numpy(np.concatenate(positions, 1))[:, None],
@@ -167,9 +168,10 @@ def _batch(layouts: list[Layout], geometry: Geometry, random: np.random.Generato
         image_grid_thw=torch.from_numpy(grids),
         logits_to_keep=targets - 1,
         targets=ids[targets],
+        weights=torch.ones(len(targets)),
         cu_seqlens=torch.from_numpy(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)),
-        max_seqlen=max(lengths),
-        images_per_sample=(IMAGES_PER_SAMPLE,) * len(layouts),
+        paths=end_to_end(lengths, kept, (IMAGES_PER_SAMPLE,) * len(layouts)),
+        image_patches=tuple(grids.prod(1).tolist()),
         samples=tuple(range(len(layouts))),
         problems=(),
     )

@@ -38,7 +38,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from triptych.errors import Origin
 from triptych.family.family import FAMILIES, Family
 from triptych.forward.attention import IMPLEMENTATIONS, Attention
-from triptych.forward.batch import Batch
+from triptych.forward.batch import Batch, end_to_end
 from triptych.forward.isolation import PACKED, Isolation
 from triptych.forward.memory import MemoryModel, RowSize
 from triptych.forward.row_forward import RowForward
@@ -266,6 +266,7 @@ def make_row(model: PreTrainedModel, case: Case, mode: FakeTensorMode) -> tuple[
     positions = np.concatenate((np.arange(length)[None], layout.position_ids))
     grids = torch.from_numpy(np.concatenate([layout.grids] * case.samples))
     patches = int(grids.prod(1).sum())
+    kept = torch.from_numpy(np.flatnonzero(layout.supervised) - 1)
     with mode:
         pixels = torch.empty(patches, 3 * patch**2, dtype=torch.uint8)
     row = Batch(
@@ -275,9 +276,10 @@ def make_row(model: PreTrainedModel, case: Case, mode: FakeTensorMode) -> tuple[
         image_grid_thw=grids,
         logits_to_keep=targets - 1,
         targets=every[targets],
+        weights=torch.ones(len(targets)),
         cu_seqlens=torch.arange(case.samples + 1, dtype=torch.int32) * length,
-        max_seqlen=length,
-        images_per_sample=(case.images,) * case.samples,
+        paths=end_to_end([length] * case.samples, [kept] * case.samples, [case.images] * case.samples),
+        image_patches=tuple(grids.prod(1).tolist()),
         samples=tuple(range(case.samples)),
         problems=(),
     )

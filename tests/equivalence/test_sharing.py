@@ -125,10 +125,10 @@ def test_what_is_shared_is_there_once(prepared: Prepared) -> None:
     assert len(batch.targets) == int(corpus.supervised.sum()), "every sample's targets count"
     if prepared.files.family.recurrent:
         assert batch.input_ids.shape[1] == alone, "recurrent layers cannot branch"
-        assert batch.paths is None
+        assert not batch.paths.shared
     else:
         assert batch.input_ids.shape[1] < 0.6 * alone
-        assert batch.paths is not None
+        assert batch.paths.shared
         predicts = np.unique(np.stack((batch.logits_to_keep, batch.targets)), axis=1)
         assert len(np.unique(predicts[0])) < predicts.shape[1], "a last shared token predicts different first tokens"
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 from rich.table import Table
 
 from triptych.compat.loading import open_for
@@ -89,7 +88,7 @@ def plan(run: Path, overrides: Sequence[str], options: PlanOptions) -> None:
     if not options.as_json:
         out.line(f"planned in {seconds:.1f} s")
         view.print(out)
-    measured = _dry_run(settings, prepared, planned.row(view.worst), out) if options.dry_run_worst else None
+    measured = _dry_run(view, out) if options.dry_run_worst else None
     if measured is not None and not options.as_json:
         out.line(view.confirmed(measured))
     if options.as_json:
@@ -324,19 +323,20 @@ def _savings_table(found: Sequence[Saving]) -> Table:
     return table("What would save memory of it", ("setting", "GB", "at the cost of"), lines)
 
 
-def _dry_run(settings: RunSettings, prepared: Prepared, samples: NDArray[np.int64], out: Terminal) -> DryRun:
+def _dry_run(view: PlanView, out: Terminal) -> DryRun:
     """Run the largest row through forward, backward and an optimizer step; nothing is kept of it."""
     import torch
 
     from triptych.forward.batch import build_batch
     from triptych.training.dry_run import run_row
 
+    prepared, samples = view.prepared, view.planned.row(view.worst).tolist()
     filler = prepared.encoder.template.filler()
-    batch = build_batch(prepared.corpora["train"], samples.tolist(), filler=filler)
+    batch = build_batch(prepared.corpora["train"], samples, filler=filler, share=view.shared.share)
     for problem in batch.problems:
         out.line(f"lost: {problem}")
     try:
-        return run_row(settings, prepared, batch)
+        return run_row(view.settings, prepared, batch)
     except torch.OutOfMemoryError as error:
         raise TriptychError(
             f"the largest row does not fit the device: {error}; lower batch.tokens, batch.patches or data.max_pixels, "

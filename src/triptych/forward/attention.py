@@ -112,14 +112,12 @@ class Attention:
 
     def arguments(self, row: Batch) -> dict[str, Any]:
         """What the model is told about the samples of a row, besides the position ids."""
-        if row.paths is not None:
+        if row.paths.shared:
             return {"sample_bounds": self._shared(row, row.paths)}
         if self.name == "varlen" or self.shares:
             return {"sample_bounds": SampleBounds(row.cu_seqlens, row.max_seqlen, ())}
         if self.name == "sample_sdpa":
-            return {
-                "sample_bounds": SampleBounds(row.cu_seqlens, row.max_seqlen, tuple(row.cu_seqlens.diff().tolist()))
-            }
+            return {"sample_bounds": SampleBounds(row.cu_seqlens, row.max_seqlen, row.paths.own)}
         return {}
 
     def _shared(self, row: Batch, paths: SamplePaths) -> SampleBounds:
@@ -133,7 +131,7 @@ class Attention:
             masks = tuple(map(partial(_seen, device=device), paths.own, paths.lengths))
         elif self.name != "varlen" and not self.shares:
             raise ModelError(f"{self.name} attention knows no samples that share their start; use another, or auto")
-        starts = torch.tensor([0, *accumulate(paths.lengths)], dtype=torch.int32, device=device)
+        starts = torch.tensor([0, *accumulate(paths.lengths)], dtype=torch.int32).to(device, non_blocking=True)
         keys = PathBounds(paths.tokens, starts, max(paths.lengths), paths.lengths, masks)
         return SampleBounds(row.cu_seqlens, row.max_seqlen, paths.own, keys)
 

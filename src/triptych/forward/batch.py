@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import torch
 
@@ -33,15 +33,10 @@ class RowFeatures:
     entries: tuple[bytes | None, ...]
     """(M,) the name that a decoded image's features are stored under; None for one that is not stored"""
 
-    def part(self, start: int, end: int) -> RowFeatures:
-        """Of the images ``start`` to ``end``, all of which must be known."""
-        first, last = sum(self.tokens[:start]), sum(self.tokens[:end])
-        return RowFeatures(self.known[:, first:last], self.tokens[start:end], self.images[start:end], ())
-
 
 @dataclass(frozen=True, slots=True)
 class SamplePaths:
-    """How the B samples of a row that holds what they share once are made of it; see ``rows/paths.py``."""
+    """How the B samples of a row are made of it, which holds what they share once; see ``rows/paths.py``."""
 
     tokens: torch.Tensor
     """int64: places in the row of the tokens of each sample, one sample after the other"""
@@ -55,6 +50,11 @@ class SamplePaths:
     """(B,) targets of each sample"""
     images: tuple[tuple[int, ...], ...]
     """(B,) which of the row's N images each sample shows"""
+
+    @property
+    def shared(self) -> bool:
+        """Whether any token is in more than one sample."""
+        return self.own != self.lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +77,10 @@ class Batch:
     """(S,) float32 how much each counts in the loss"""
     cu_seqlens: torch.Tensor
     """(B + 1,) int32 where each sample starts, or what no sample before it holds, and T"""
-    max_seqlen: int
-    """Tokens of the longest of these parts"""
-    images_per_sample: tuple[int, ...]
-    """(B,) how many of the N images each sample holds, and no sample before it"""
+    paths: SamplePaths
+    """Which tokens, targets and images each sample is made of, known without asking the device"""
+    image_patches: tuple[int, ...]
+    """(N,) patches of each image, the same"""
     samples: tuple[int, ...]
     """Index of each sample in the corpus; a filler has none."""
     problems: tuple[Problem, ...]
@@ -89,16 +89,17 @@ class Batch:
     """None in a run that keeps no features: then ``pixels`` are those of the N images, or of those in ``shown``."""
     shown: tuple[int, ...] | None = None
     """(N,) which image in ``pixels`` each is, where some show the same; None where each has pixels of its own."""
-    paths: SamplePaths | None = None
-    """None where no samples share their start."""
+
+    @property
+    def max_seqlen(self) -> int:
+        """Tokens of the longest part between ``cu_seqlens``."""
+        return max(self.paths.own)
 
     def sample_of_target(self) -> torch.Tensor:
         """(S,) int64 which of the row's B samples each target belongs to."""
-        if self.paths is not None:
-            counts = torch.tensor(self.paths.target_counts)
-            samples = torch.arange(len(counts)).repeat_interleave(counts)
-            return samples.to(self.targets.device, non_blocking=True)
-        return torch.searchsorted(self.cu_seqlens[1:].to(self.logits_to_keep.dtype), self.logits_to_keep, right=True)
+        counts = torch.tensor(self.paths.target_counts)
+        samples = torch.arange(len(counts)).repeat_interleave(counts)
+        return samples.to(self.targets.device, non_blocking=True)
 
     @property
     def decoded(self) -> tuple[int, ...]:
@@ -126,38 +127,34 @@ class Batch:
 
         Features, where the run keeps any, must all be known.
         """
-        if self.paths is not None or self.shown is not None:
-            yield from _unpack_shared(self, self.paths or _whole_paths(self))
-            return
-        starts = self.cu_seqlens.tolist()
-        patches = self.image_grid_thw.prod(-1).tolist()
-        image, pixel = 0, 0
-        for number, (start, end) in enumerate(pairwise(starts)):
-            images = self.images_per_sample[number]
-            pixels = sum(patches[image : image + images]) if self.features is None else 0
-            kept = (self.logits_to_keep >= start) & (self.logits_to_keep < end)
+        paths, ends = self.paths, list(accumulate(self.paths.target_counts))
+        pixels = torch.split(self.pixels, [self.image_patches[image] for image in self.decoded] or [0])
+        features = [] if self.features is None else torch.split(self.features.known, list(self.features.tokens), 1)
+        for number, places in enumerate(torch.split(paths.tokens, list(paths.lengths))):
+            images, last = list(paths.images[number]), ends[number]
+            shown = images if self.shown is None else [self.shown[image] for image in images]
+            chosen = slice(last - paths.target_counts[number], last)
             yield Batch(
-                input_ids=self.input_ids[:, start:end],
-                position_ids=self.position_ids[..., start:end],
-                pixels=self.pixels[pixel : pixel + pixels],
-                image_grid_thw=self.image_grid_thw[image : image + images],
-                logits_to_keep=self.logits_to_keep[kept] - start,
-                targets=self.targets[kept],
-                weights=self.weights[kept],
-                cu_seqlens=self.cu_seqlens[number : number + 2] - start,
-                max_seqlen=end - start,
-                images_per_sample=(images,),
+                input_ids=self.input_ids[:, places],
+                position_ids=self.position_ids[..., places],
+                pixels=torch.cat([self.pixels[:0], *(pixels[image] for image in shown if self.features is None)]),
+                image_grid_thw=self.image_grid_thw[images],
+                logits_to_keep=paths.kept[chosen],
+                targets=self.targets[chosen],
+                weights=self.weights[chosen],
+                cu_seqlens=torch.tensor([0, len(places)], dtype=torch.int32).to(places.device, non_blocking=True),
+                paths=end_to_end([len(places)], [paths.kept[chosen]], [len(images)]),
+                image_patches=tuple(self.image_patches[image] for image in images),
                 samples=self.samples[number : number + 1],  # none for a filler, which comes last
                 problems=(),
-                features=None if self.features is None else self.features.part(image, image + images),
+                features=self.features and _features_of(self.features, features, images),
             )
-            image, pixel = image + images, pixel + pixels
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         values = {name: getattr(self, name) for name in self.__slots__}
         tensors = {name: function(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
         features = self.features and replace(self.features, known=function(self.features.known))
-        paths = self.paths and replace(self.paths, tokens=function(self.paths.tokens), kept=function(self.paths.kept))
+        paths = replace(self.paths, tokens=function(self.paths.tokens), kept=function(self.paths.kept))
         return replace(self, features=features, paths=paths, **tensors)  # type: ignore[arg-type]
 
 
@@ -180,7 +177,7 @@ def to_batch(row: Row) -> Batch:
     """The same row as tensors over the same memory."""
     values = {name: getattr(row, name) for name in Row.__slots__}
     tensors = {name: torch.from_numpy(value) for name, value in values.items() if hasattr(value, "dtype")}
-    nested = {"features": row.features and _features(row.features), "paths": row.paths and _paths(row.paths)}
+    nested = {"features": row.features and _features(row.features), "paths": _paths(row.paths)}
     return Batch(**{**values, **tensors, **nested})
 
 
@@ -189,46 +186,23 @@ def _paths(found: Paths) -> SamplePaths:
     return SamplePaths(**{**values, "tokens": torch.from_numpy(found.tokens), "kept": torch.from_numpy(found.kept)})
 
 
-def _whole_paths(batch: Batch) -> SamplePaths:
-    """Of a row whose samples share no tokens."""
-    lengths = batch.cu_seqlens.diff().tolist()
-    ends = list(accumulate(batch.images_per_sample))
-    samples = batch.sample_of_target()
+def end_to_end(lengths: Sequence[int], kept: Sequence[torch.Tensor], images: Sequence[int]) -> SamplePaths:
+    """Of B samples that share nothing.
+
+    Args:
+        lengths: (B,) tokens of each.
+        kept: of each the tokens that predict its targets, counted within it; on the row's device.
+        images: (B,) how many images each shows.
+    """
+    ends = accumulate(images)
     return SamplePaths(
-        tokens=torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device),
+        tokens=torch.arange(sum(lengths), device=kept[0].device),
         lengths=tuple(lengths),
         own=tuple(lengths),
-        kept=batch.logits_to_keep - batch.cu_seqlens[samples],
-        target_counts=tuple(torch.bincount(samples, minlength=len(lengths)).tolist()),
-        images=tuple(tuple(range(end - count, end)) for end, count in zip(ends, batch.images_per_sample, strict=True)),
+        kept=torch.cat(list(kept)),
+        target_counts=tuple(map(len, kept)),
+        images=tuple(tuple(range(end - count, end)) for end, count in zip(ends, images, strict=True)),
     )
-
-
-def _unpack_shared(batch: Batch, paths: SamplePaths) -> Iterator[Batch]:
-    """``unpack`` of a row whose samples share tokens or pixels."""
-    target_ends = list(accumulate(paths.target_counts))
-    patches = [] if batch.features is not None else batch.image_grid_thw[list(batch.decoded)].prod(-1).tolist()
-    pixels = torch.split(batch.pixels, patches) if patches else ()
-    features = [] if batch.features is None else torch.split(batch.features.known, list(batch.features.tokens), 1)
-    for number, places in enumerate(torch.split(paths.tokens, list(paths.lengths))):
-        images, last = list(paths.images[number]), target_ends[number]
-        shown = images if batch.shown is None else [batch.shown[image] for image in images]
-        chosen = slice(last - paths.target_counts[number], last)
-        yield Batch(
-            input_ids=batch.input_ids[:, places],
-            position_ids=batch.position_ids[..., places],
-            pixels=torch.cat([pixels[image] for image in shown]) if pixels and shown else batch.pixels[:0],
-            image_grid_thw=batch.image_grid_thw[images],
-            logits_to_keep=paths.kept[chosen],
-            targets=batch.targets[chosen],
-            weights=batch.weights[chosen],
-            cu_seqlens=torch.tensor([0, len(places)], dtype=torch.int32, device=places.device),
-            max_seqlen=len(places),
-            images_per_sample=(len(images),),
-            samples=batch.samples[number : number + 1],  # none for a filler, which comes last
-            problems=(),
-            features=batch.features and _features_of(batch.features, features, images),
-        )
 
 
 def _features_of(features: RowFeatures, each: Sequence[torch.Tensor], images: Sequence[int]) -> RowFeatures:

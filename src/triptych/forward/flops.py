@@ -85,17 +85,12 @@ class FlopCounter:
             "head": len(batch.targets),
         }
         total = sum(count * self.passes[key] for key, count in units.items())
-        samples = _squares(batch)
-        decoded = batch.image_grid_thw[list(batch.decoded)]  # what else the row shows, the tower does not see
-        images = float(decoded.prod(1).double().square().sum())
+        paths = batch.paths
+        # What a sample shares with one before it is computed there.
+        samples = sum(n * n - (n - own) ** 2 for n, own in zip(paths.lengths, paths.own, strict=True))
+        # What else the row shows, the tower does not see.
+        images = sum(batch.image_patches[image] ** 2 for image in batch.decoded)
         return float(total + self.text_attention * samples + self.vision_attention * images)
-
-
-def _squares(batch: Batch) -> float:
-    """Squares of the tokens of each sample, less those of what it shares with a sample before it."""
-    if batch.paths is None:
-        return float(batch.cu_seqlens.diff().double().square().sum())
-    return float(sum(n * n - (n - own) ** 2 for n, own in zip(batch.paths.lengths, batch.paths.own, strict=True)))
 
 
 def _depth(place: Place) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from triptych.forward import head_loss
 from triptych.forward.attention import MASKED_SDPA, Attention
-from triptych.forward.batch import Batch
+from triptych.forward.batch import Batch, end_to_end
 from triptych.forward.feature_cache import FeatureCache, image_features
 from triptych.forward.isolation import PACKED, Isolation
 from triptych.model.loading import PixelNormalizer
@@ -110,7 +110,7 @@ def _each_image_once(model: nn.Module, row: Batch) -> Iterator[None]:
         return arguments, named | {"grid_thw": grids}
 
     def give(_tower: nn.Module, _arguments: Any, output: Any) -> Any:
-        tokens = (grids.prod(-1) // merged).tolist()
+        tokens = [row.image_patches[image] // merged for image in row.decoded]
         output.pooler_output = _repeat(output.pooler_output, tokens, shown)
         levels = getattr(output, "deepstack_features", None)
         if levels is not None:
@@ -146,8 +146,8 @@ def _two_texts(vocabulary: int) -> Batch:
         targets=ids[0, targets],
         weights=torch.ones(len(targets)),
         cu_seqlens=torch.tensor([0, lengths[0], sum(lengths)], dtype=torch.int32),
-        max_seqlen=max(lengths),
-        images_per_sample=(0, 0),
+        paths=end_to_end(lengths, [torch.arange(length - 1) for length in lengths], (0, 0)),
+        image_patches=(),
         samples=(0, 1),
         problems=(),
     )

@@ -57,13 +57,12 @@ class Row:
     targets: NDArray[np.int64]
     weights: NDArray[np.float32]
     cu_seqlens: NDArray[np.int32]
-    max_seqlen: int
-    images_per_sample: tuple[int, ...]
+    paths: Paths
+    image_patches: tuple[int, ...]
     samples: tuple[int, ...]
     problems: tuple[Problem, ...]
     features: KnownFeatures | None
     shown: tuple[int, ...] | None
-    paths: Paths | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +179,12 @@ def _join(builder: PathBuilder, row_images: RowImages, samples: tuple[int, ...],
         targets=np.concatenate([layout.input_ids[layout.weights != 0] for layout in layouts]),
         weights=np.concatenate([layout.weights[layout.weights != 0] for layout in layouts]),
         cu_seqlens=np.concatenate(([0], np.cumsum(paths.own))).astype(np.int32),
-        max_seqlen=max(paths.own),
-        images_per_sample=tuple(builder.own_images),
+        paths=paths,
+        image_patches=tuple(np.concatenate(grids).prod(1).tolist()),
         samples=samples,
         problems=problems,
         features=_features(row_images),
         shown=tuple(shown) if row_images.reading.store is None and len(set(shown)) < len(shown) else None,
-        paths=paths if builder.shares_any else None,
     )
 
 

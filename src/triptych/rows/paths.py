@@ -100,11 +100,6 @@ class PathBuilder:
             shared = min(shared, int(_image_starts(last, self.image_pad)[same]))
         return shared if shared >= LEAST else 0
 
-    @property
-    def shares_any(self) -> bool:
-        """Whether any token is in more than one sample."""
-        return any(self.starts)
-
     def finish(self) -> Paths:
         """How the samples are made of the row's tokens."""
         kept = [np.flatnonzero(layout.weights) - 1 for layout in self.layouts]

@@ -15,6 +15,7 @@ from triptych.planning.cost import SampleCost
 from triptych.planning.plan import Lengths
 from triptych.planning.prefixes import Prefixes
 from triptych.planning.sharing import Sharing, make_sharing
+from triptych.rows.builder import Share
 from triptych.rows.sharing import load_or_find
 from triptych.run.prepare import plan_training
 from triptych.run.settings import RunSettings
@@ -53,6 +54,8 @@ class ShareDecision:
     """None where the run cannot share"""
     line: str
     """For people; empty where there is nothing to say"""
+    share: Share = "nothing"
+    """What the samples of a row share"""
 
 
 def decide_sharing(settings: RunSettings, files: ModelFiles, corpus: Corpus, cost: SampleCost) -> ShareDecision:
@@ -80,7 +83,8 @@ def decide_sharing(settings: RunSettings, files: ModelFiles, corpus: Corpus, cos
     found = _savings(settings, corpus, cost, sharing)
     note = f"; {files.family.name}'s recurrent layers cannot branch, so only images are" if images_only else ""
     if asked == "on" or (asked == "auto" and found.work >= WORTH):
-        return ShareDecision(sharing, found, f"sharing: {found}; samples of one group come in one row{note}")
+        line = f"sharing: {found}; samples of one group come in one row{note}"
+        return ShareDecision(sharing, found, line, "images" if images_only else "starts")
     if asked == "auto":
         return ShareDecision(None, found, f"sharing off: it would save {found.work:.0%} of the work")
     advice = f"sharing off; batch.share=auto would help: {found}{note}" if found.work >= WORTH else ""

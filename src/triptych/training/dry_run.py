@@ -43,7 +43,13 @@ def run_row(settings: RunSettings, prepared: Prepared, batch: Batch) -> DryRun:
     isolation = choose_isolation(prepared.files.family, device)
     checkpointing = settings.train.gradient_checkpointing
     model, attention = load_for_training(
-        settings.model, prepared.files.family, precision, device, isolation, checkpointing=checkpointing
+        settings.model,
+        prepared.files.family,
+        precision,
+        device,
+        isolation,
+        checkpointing=checkpointing,
+        shares=batch.paths.shared,
     )
     model.config.use_cache = False
     if settings.train.compile:
