@@ -222,9 +222,18 @@ def test_good_data_exits_0_and_says_what_is_there(media: Path, model_dir: Path) 
     assert f"{GOOD} samples, {GOOD} ok\n" in result.stderr
     assert "images per sample: 0: 50, 1: 50, 2: 50, 3: 50" in result.stderr
     assert "tokens per sample: median" in result.stderr
+    twice = {"split": "data", "other": "data", "samples": {"same-images": 147, "shared-image": 1}}  # few image files
     assert check_json(data, "--media-dir", media / "media") == (
         0,
-        {"samples": GOOD, "ok": GOOD, "problems": [], "dropped": [], "hints": [], "images": NONE_ODD},
+        {
+            "samples": GOOD,
+            "ok": GOOD,
+            "problems": [],
+            "dropped": [],
+            "hints": [],
+            "images": NONE_ODD,
+            "leaks": [twice],
+        },
     )
 
 

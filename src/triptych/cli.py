@@ -35,6 +35,7 @@ triptych chat runs/first/final --image a.jpg    ask the result
 EXAMPLES = {
     "init": "triptych init --data data/train.json --model Qwen/Qwen3-VL-4B-Instruct --gpu 24GB",
     "check": "triptych check data/train.json --media-dir data/images --columns images=photos",
+    "inspect": "triptych inspect run.yaml --html inspection.html",
     "plan": "triptych plan run.yaml --gpu 24GB train.gradient_checkpointing=true",
     "train": "triptych train run.yaml train.epochs=2; several GPUs: accelerate launch -m triptych train run.yaml",
     "eval": "triptych eval run.yaml eval.limit=200",
@@ -74,6 +75,10 @@ DataArgument = Annotated[
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run file.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to change, e.g. train.epochs=3.")
+]
+
+Near = Annotated[
+    bool, typer.Option("--near", help="Also find images that look the same: decodes each once, small and grey.")
 ]
 
 
@@ -143,11 +148,33 @@ def check(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Print every problem, not only some of each code.")] = False,
+    near: Near = False,
 ) -> None:
     """Examine every record and every image header; exit 1 and show the problems if there are any."""
     from triptych.commands.check import check as run_check
 
-    raise typer.Exit(run_check(data, source=source, as_json=as_json, everything=everything, deep=deep))
+    raise typer.Exit(run_check(data, source=source, as_json=as_json, everything=everything, deep=deep, near=near))
+
+
+@app.command(epilog=_example("inspect"))
+@takes_source
+def inspect(
+    data: DataArgument,
+    source: SourceOptions,
+    model: Annotated[str | None, typer.Option(help="Model of data files; a run file names its own.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with the images.")] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="KIND", help="leak, shrunk, longest, task=NAME, or the code of a problem.")
+    ] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Show this sample as the model sees it.")] = None,
+    near: Near = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """Show what is in the data, what the limits do to it, what comes twice, and each sample as the model sees it."""
+    from triptych.commands.pages import InspectOptions
+    from triptych.commands.pages import inspect as run_inspection
+
+    raise typer.Exit(run_inspection(data, source, InspectOptions(model, html, only, sample, near, as_json)))
 
 
 @app.command(epilog=_example("index"))

@@ -48,8 +48,8 @@ class Terminal:
         """See ``table``."""
         self.show(table(title, columns, rows, sentences=sentences))
 
-    def show(self, made: Table) -> None:
-        """A table that is made already."""
+    def show(self, made: Table | Text) -> None:
+        """A table, or text with styles, that is made already."""
         self.console.print(made)
 
     def problems(self, report: CheckReport, *, everything: bool = False) -> None:

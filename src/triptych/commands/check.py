@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +19,12 @@ from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.executor import Engine, LocalEngine
 from triptych.errors import ConfigError, printable_json
-from triptych.family.family import read_model_files
+from triptych.family.family import ModelFiles, read_model_files
 from triptych.images.traits import Trait, said
+from triptych.inspect.gather import leaks_of
 from triptych.run.prepare import SPLITS, index_sources, make_encoder, prepare
 from triptych.run.reporter import Reporter, report_line
+from triptych.run.settings import RunSettings
 from triptych.sources.records import Source
 from triptych.terminal import Terminal
 
@@ -33,6 +36,7 @@ def check(
     as_json: bool,
     everything: bool = False,
     deep: bool = False,
+    near: bool = False,
     engine: Engine | None = None,
 ) -> int:
     """Examine a run file's sources, or data files, and print what was found.
@@ -45,6 +49,7 @@ def check(
         as_json: print the result as JSON on standard output.
         everything: print every problem, not only some of each code.
         deep: decode every image, not only its header; what decoded once is remembered until the file changes.
+        near: also compare what images look like, which decodes each once.
         engine: where the work is done; the cores of this machine by default.
 
     Returns:
@@ -55,15 +60,15 @@ def check(
         ModelError: if the run file's model folder cannot be used.
     """
     out = Terminal()
-    splits, encoder = _what_to_check(arguments, source or SourceOptions(), out)
-    corpora: list[Corpus] = []
+    looked = what_to_look_at(arguments, source or SourceOptions(), out)
+    corpora: dict[str, Corpus] = {}
     report = CheckReport()
-    for name, sources in splits.items():
+    for name, sources in looked.splits.items():
         # Split by split, as training does: what is indexed here is not indexed again there.
-        corpus, found = index_sources(name, sources, encoder, out, engine, deep=deep)
-        corpora.append(corpus)
+        corpora[name], found = index_sources(name, sources, looked.encoder, out, engine, deep=deep)
         report = report.plus(found)
-    traits = sum((Counter(corpus.traits()) for corpus in corpora), Counter[Trait]())
+    traits = sum((Counter(corpus.traits()) for corpus in corpora.values()), Counter[Trait]())
+    leaks = leaks_of(corpora, out, near=near, with_text=looked.encoder is not None)
     if as_json:
         result = {
             "samples": report.samples,
@@ -72,6 +77,7 @@ def check(
             "dropped": [problem.to_dict() for problem in report.dropped],
             "hints": report.hints,
             "images": {str(trait.name).lower(): traits[trait] for trait in Trait},
+            "leaks": [item.as_dict() for item in leaks],
         }
         sys.stdout.buffer.write(
             printable_json(orjson.dumps(result).decode()).encode() + b"\n"
@@ -79,11 +85,13 @@ def check(
         sys.stdout.flush()
     else:
         out.problems(report, everything=everything)
-        _print(out, corpora, report, with_tokens=encoder is not None)
+        _print(out, list(corpora.values()), report, with_tokens=looked.encoder is not None)
         for sentence in said(traits):
             out.line(sentence)
         if traits.total():
             out.line("triptych convert --images DIR writes images that every server reads alike")
+        for line in (line for item in leaks for line in item.lines()):
+            out.line(line)
     return 1 if report.problems else 0
 
 
@@ -100,12 +108,27 @@ def _print(out: Terminal, corpora: Sequence[Corpus], report: CheckReport, *, wit
         out.line(f"tokens per sample: {spread}, longest {tokens.max():,}")
 
 
-def _what_to_check(
-    arguments: Sequence[str], options: SourceOptions, out: Reporter
-) -> tuple[dict[str, list[Source]], Encoder | None]:
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a command is to look at."""
+
+    splits: dict[str, list[Source]]
+    encoder: Encoder | None
+    """How the run's model reads samples; None for bare data files"""
+    settings: RunSettings | None = None
+    files: ModelFiles | None = None
+
+
+def what_to_look_at(arguments: Sequence[str], options: SourceOptions, out: Reporter) -> Looked:
+    """The splits of a run file, or data files.
+
+    Raises:
+        ConfigError: if a run file cannot be used, or both are given.
+        ModelError: if the run file's model folder cannot be used.
+    """
     run_files = [name for name in arguments if name.endswith((".yaml", ".yml"))]
     if not run_files:
-        return {"data": [options.source(arguments)]}, None
+        return Looked({"data": [options.source(arguments)]}, None)
     overrides = [name for name in arguments if name not in run_files]
     if len(run_files) > 1 or any("=" not in name for name in overrides):
         raise ConfigError("give one run file (with key=value settings), or data files, not both")
@@ -116,7 +139,7 @@ def _what_to_check(
     if files.replaced is not None:
         out.line(files.replaced)
     splits = {f"data.{split}": settings.sources(split) for split in SPLITS if settings.sources(split)}
-    return splits, make_encoder(files, settings)
+    return Looked(splits, make_encoder(files, settings), settings, files)
 
 
 def index(

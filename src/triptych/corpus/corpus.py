@@ -147,6 +147,10 @@ class Corpus:
         """(K,) cost of each sample in millions of FLOPs."""
         return cost.of(self.lengths, self.squared_patches, self.supervised)
 
+    def image_sizes(self) -> NDArray[np.int64]:
+        """(I, 2) height and width of each image of the index, px; 0 where it cannot be read."""
+        return np.stack([self._sizes.column(name).to_numpy().astype(np.int64) for name in ("height", "width")], axis=1)
+
     def natural_patches(self) -> NDArray[np.int64]:
         """(I,) patches of each image under the limits per image; 0 where its size is not known."""
         height, width = (self._sizes.column(name).to_numpy().astype(np.int64) for name in ("height", "width"))

@@ -12,7 +12,7 @@ from triptych.corpus.corpus import Corpus
 from triptych.errors import DataError, Problem
 from triptych.images import pixels
 from triptych.inference.generate import Answer, Prompt, answer
-from triptych.inference.judging import Judge, make_judge, place, read_again, say_unscored
+from triptych.inference.judging import Judge, make_judge, say_unscored
 from triptych.inference.predictions import Prediction
 from triptych.inference.sharing import gathered, share
 from triptych.model.loading import PixelNormalizer
@@ -20,6 +20,7 @@ from triptych.run.prepare import Prepared
 from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
 from triptych.scoring.texts import Answered
+from triptych.sources import readers
 from triptych.text.layout import lay_out
 from triptych.text.template import Template
 
@@ -123,13 +124,13 @@ def make_predictions(
     """
     template = prepared.encoder.template
     origins = {index: corpus.origin(index) for index in sorted(written)}
-    records = read_again(origins.values()) if judge.reads_records else {}
+    records = readers.read_again(origins.values()) if judge.reads_records else {}
     predictions = []
     for index, origin in origins.items():
         prompt, recorded = template.split_answer(corpus.encoded(index))
         reference, answered = recorded.tolist(), written[index]
         texts = template.final_text(answered.ids).strip(), template.final_text(reference).strip()
-        record = records.get(place(origin), {})
+        record = records.get(readers.place(origin), {})
         predictions.append(
             Prediction(
                 origin=str(origin),

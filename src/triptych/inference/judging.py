@@ -7,20 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from triptych.errors import Origin
 from triptych.run.reporter import Reporter
 from triptych.run.settings import EvalSettings
 from triptych.scoring import scorers
 from triptych.scoring.scorers import Scorer
 from triptych.scoring.texts import Answered
-from triptych.sources import readers
-from triptych.sources.records import Record
 
 ANY_TASK = "*"
 LONGEST_VALUE = 60
 """Characters of a field's value that groups are named by."""
-Place = tuple[str, int, int]
-"""File, line or element, item"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +57,6 @@ def make_judge(settings: EvalSettings) -> Judge:
     found = {task: scorers.find(names) for task, names in by_task.items()}
     found.setdefault(ANY_TASK, scorers.find([scorers.EXACT]))
     return Judge(found, list(dict.fromkeys(settings.by)))
-
-
-def read_again(origins: Iterable[Origin]) -> dict[Place, dict[str, Any]]:
-    """The records at these places.
-
-    Raises:
-        ConfigError: if a file cannot be read any more.
-    """
-    wanted = {place(origin) for origin in origins}
-    found: dict[Place, dict[str, Any]] = {}
-    for path in dict.fromkeys(path for path, *_ in sorted(wanted)):
-        for element in readers.read_records(path):
-            if isinstance(element, Record) and place(element.origin) in wanted:
-                found[place(element.origin)] = element.data
-    return found
-
-
-def place(origin: Origin) -> Place:
-    """What names a record, however its file is laid out."""
-    return origin.path, origin.line, origin.item
 
 
 def say_unscored(found: Iterable[tuple[str, dict[str, float | None]]], out: Reporter) -> None:

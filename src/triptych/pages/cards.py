@@ -7,8 +7,8 @@
      "images": [{"name": "a.jpg", "h": 480, "w": 640, "rh": 364, "rw": 476, "tokens": 221, "thumb": "data:..."}],
      "ids": {"ids": [...], "y": [[3, 9]], "runs": [[0, 0], ...], "slots": [...]}}
 
-``s`` is text, ``i`` the number of an image, ``m`` marks the markup of the dialogue, ``y`` what is trained. The texts of
-all parts with ``y``, joined, are the decoded labels.
+``s`` is text (of ``cut`` characters more), ``i`` the number of an image, ``m`` marks the markup of the dialogue, ``y``
+what is trained. The texts of all parts with ``y``, joined, are the decoded labels.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from triptych.text.layout import Layout
 from triptych.text.template import Encoded, Template
 
 Card = dict[str, Any]
-MOST_TEXT_TOKENS = 3_000
-"""Tokens of a sample whose ids a card lists; the others are counted."""
+MOST_IDS = 800
+"""Tokens of a sample whose ids a card lists, one for each image; the others are counted."""
+MOST_TEXT = 8_000
+"""Characters of a part of the text that a card holds; the others are counted."""
 
 
 def sample_card(corpus: Corpus, template: Template, index: int, *, source: str = "", ids: bool = True) -> Card:
@@ -103,11 +105,15 @@ def _turn(template: Template, encoded: Encoded, start: int, end: int, images: di
         if number >= 0:
             parts.append({"i": number})
         else:
-            part: dict[str, Any] = {"s": template.tokenizer.decode(ids[begin:place], skip_special_tokens=False)}
+            part: dict[str, Any] = _text(template.tokenizer.decode(ids[begin:place], skip_special_tokens=False))
             parts.append(part | ({"m": 1} if special else {}) | ({"y": 1} if target else {}))
         begin = place
     role, parts = _role(parts)
     return {"role": role, "parts": parts}
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"s": text} if len(text) <= MOST_TEXT else {"s": text[:MOST_TEXT], "cut": len(text) - MOST_TEXT}
 
 
 def _kind(token: int, place: int, images: dict[int, int], markup: set[int], trained: bool) -> tuple[int, bool, bool]:
@@ -132,7 +138,7 @@ def token_fields(sample: CorpusSample) -> dict[str, Any]:
     are those of its first token, with height and width counted from there (see ``text/layout.py``).
     """
     encoded, layout = sample.encoded, sample.layout()
-    kept = min(len(encoded.ids), MOST_TEXT_TOKENS)
+    kept = min(len(encoded.ids), MOST_IDS)
     spans = np.flatnonzero(np.diff(np.concatenate(([0], encoded.supervised[:kept].astype(np.int8), [0]))))
     positions = _first_positions(encoded, layout, sample.geometry)[:kept]
     jumps = np.flatnonzero(np.diff(positions, prepend=positions[:1] - 2) != 1).tolist()

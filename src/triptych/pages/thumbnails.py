@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +17,12 @@ from triptych.images.geometry import SizedImage
 from triptych.images.measure import ImageError
 
 THUMBNAIL_PX = 168
+SMALL_PX = 112
+"""Of pages with many images."""
 DETAIL_PX = 672
 QUALITY = 72
+FEW, MOST = 900, 2600
+"""Images that get thumbnails of the full size, and of any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +37,30 @@ class Views:
 
 
 def add_images(images: Sequence[tuple[dict[str, Any], SizedImage]], budget: int, *, workers: int = 4) -> None:
-    """Add copies to the fields of images, those of the first images in detail as long as ``budget`` lasts.
+    """Add copies to the fields of images: thumbnails, and larger copies of the first ones as long as ``budget`` lasts.
 
     An image that does not decode gets ``error`` instead. Equal images are decoded once.
 
     Args:
         images: (fields of a card's image, image), the most important ones first.
-        budget: characters that details may take; thumbnails always come.
+        budget: characters that all copies may take.
         workers: threads that decode.
     """
-    distinct = list(dict.fromkeys(_key(image) for _, image in images))
+    distinct = list(dict.fromkeys(_key(image) for _, image in images))[:MOST]
+    side = THUMBNAIL_PX if len(distinct) <= FEW else SMALL_PX
     with ThreadPoolExecutor(workers) as pool:
-        found = dict(zip(distinct, pool.map(_views, distinct), strict=True))
-    given: set[tuple[Any, ...]] = set()
+        found = dict(zip(distinct, pool.map(lambda key: _views(key, side), distinct), strict=True))
+    uses = Counter(_key(image) for _, image in images)  # a page holds a copy at every place
+    budget -= sum(uses[key] * len(views.thumb) for key, views in found.items() if isinstance(views, Views))
     for fields, image in images:
-        views = found[_key(image)]
+        views = found.get(_key(image), "no copy: this page holds too many images")
         if isinstance(views, str):
             fields["error"] = views
             continue
         fields["thumb"] = views.thumb
-        cost = 0 if _key(image) in given else len(views.stored) + len(views.model)
+        cost = len(views.stored) + len(views.model)
         if cost <= budget:
-            budget -= len(views.stored) + len(views.model)
+            budget -= cost
             fields["stored"], fields["model"] = views.stored, views.model
 
 
@@ -61,7 +68,7 @@ def _key(image: SizedImage) -> tuple[str, int, int]:
     return image.location, image.resized_height, image.resized_width
 
 
-def _views(key: tuple[str, int, int]) -> Views | str:
+def _views(key: tuple[str, int, int], side: int) -> Views | str:
     location, height, width = key
     try:
         image = upright(location, DETAIL_PX)
@@ -72,7 +79,7 @@ def _views(key: tuple[str, int, int]) -> Views | str:
     shown = (max(1, round(width * scale)), max(1, round(height * scale)))
     # Down to the model's size in one step, as training does; a view that is smaller still is for the page alone.
     model = image.resize((width, height), Image.Resampling.BICUBIC) if scale == 1 else image.resize(shown)
-    return Views(_encoded(_fitted(image, THUMBNAIL_PX)), _encoded(stored), _encoded(model))
+    return Views(_encoded(_fitted(image, side)), _encoded(stored), _encoded(model))
 
 
 def upright(location: str, side: int) -> Image.Image:

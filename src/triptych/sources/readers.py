@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
-from triptych.errors import ConfigError, Problem
+from triptych.errors import ConfigError, Origin, Problem
 from triptych.sources import tars
 from triptych.sources.records import Elements, Kind, Record, Shard, kind_of, shifted
 from triptych.sources.table_files import tables
 from triptych.sources.text_files import csv_files, json_files
+
+Place = tuple[str, int, int]
+"""File, line or element, item"""
 
 
 class Reader(Protocol):
@@ -71,3 +74,23 @@ def read_records(path: str) -> Iterator[Record | Problem]:
         for element in elements.records:
             yield replace(element, origin=shifted(element.origin, base))
         base += elements.count
+
+
+def read_again(origins: Iterable[Origin]) -> dict[Place, dict[str, Any]]:
+    """The records at these places; those that are no objects are left out.
+
+    Raises:
+        ConfigError: if a file cannot be read any more.
+    """
+    wanted = {place(origin) for origin in origins}
+    found: dict[Place, dict[str, Any]] = {}
+    for path in dict.fromkeys(path for path, *_ in sorted(wanted)):
+        for element in read_records(path):
+            if isinstance(element, Record) and place(element.origin) in wanted:
+                found[place(element.origin)] = element.data
+    return found
+
+
+def place(origin: Origin) -> Place:
+    """What names a record, however its file is laid out."""
+    return origin.path, origin.line, origin.item

@@ -23,12 +23,14 @@ function pageData() {
   return JSON.parse(document.getElementById("data").textContent);
 }
 
-/** One table; the first column names the rows. Cells are texts or elements. */
+/** One table; the first column names the rows. Cells are texts or elements; numbers and what can be pressed go to the right. */
 function table(heads, rows, caption) {
+  const right = (cell) => cell instanceof HTMLButtonElement || /^[-+\d.,%]+( |$)/.test(cell instanceof Node ? cell.textContent : cell);
+  const sides = heads.map((_, place) => (place && rows.length && rows.every((row) => right(row[place])) ? "" : "left"));
   return el("div", {class: "scroll", tabIndex: 0, role: "region", "aria-label": caption || heads.join(", ")},
     el("table", {},
-      el("thead", {}, el("tr", {}, heads.map((head) => el("th", {scope: "col"}, head)))),
-      el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell) => el("td", {}, cell)))))));
+      el("thead", {}, el("tr", {}, heads.map((head, place) => el("th", {scope: "col", class: sides[place]}, head)))),
+      el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, place) => el("td", {class: sides[place]}, cell)))))));
 }
 
 function caption(image, number) {
@@ -77,7 +79,8 @@ function turn(data, images, context) {
   const parts = data.parts.map((part) => {
     if (part.i !== undefined) return figure(images[part.i] || {name: "?"}, part.i + 1, context);
     const kind = [part.m && "m", part.y && "y"].filter(Boolean).join(" ");
-    return kind ? el("span", {class: kind}, part.s) : document.createTextNode(part.s);
+    const rest = part.cut ? el("span", {class: "faint"}, ` [${COUNT(part.cut)} more characters]`) : null;
+    return el("span", {class: kind}, part.s, rest);
   });
   return el("div", {class: "turn", "data-role": data.role}, el("span", {class: "role"}, data.role || "text"), parts);
 }

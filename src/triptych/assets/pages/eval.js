@@ -63,9 +63,9 @@
     const draw = () => {
       const sums = counts(state.before, state.after);
       const open = (name) => el("button", {type: "button", "data-cell": name, onclick: () => { list.toggle("change", name); list.element.scrollIntoView(); }}, COUNT(sums[name]));
-      four.replaceChildren(table(["", "wrong after", "right after"], [
-        ["wrong before", open("wrong → wrong"), open("wrong → right")],
-        ["right before", open("right → wrong"), open("right → right")]], "right and wrong before and after"));
+      four.replaceChildren(table(["before", "wrong after", "right after"], [
+        ["wrong", open("wrong → wrong"), open("wrong → right")],
+        ["right", open("right → wrong"), open("right → right")]], "right and wrong before and after"));
     };
     box.append(el("h3", {}, "Before and after"), el("div", {class: "bar"}, "before ", choose("before"), " after ", choose("after")), four,
       el("p", {class: "faint small"}, "A number opens its samples."));
