@@ -13,7 +13,8 @@ from triptych.sources import storage
 from triptych.sources.records import ImageRef, Record, Source, json_type
 from triptych.sources.references import is_empty
 from triptych.text import unread
-from triptych.text.shapes import DIALOGUES, ShapeError, find_dialogue
+from triptych.text.shapes.dialogue import DIALOGUES, find_dialogue
+from triptych.text.shapes.found import ShapeError
 from triptych.text.turns import MARK as MARK
 from triptych.text.turns import ROLES as ROLES
 from triptych.text.turns import Naming, TurnReader, count, mismatch

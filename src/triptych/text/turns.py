@@ -12,7 +12,8 @@ from triptych.errors import Code, Origin, Problem
 from triptych.sources.records import ImageRef, Source, json_type
 from triptych.sources.references import NotAnImage, is_empty, read_images
 from triptych.text import unread
-from triptych.text.shapes import ShapeError, Slot, read_part
+from triptych.text.shapes.found import ShapeError
+from triptych.text.shapes.parts import Slot, read_part
 from triptych.text.weights import SAMPLE_KEYS, TURN_KEYS, loss_weight
 
 MARK = "<image>"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from triptych.sources.records import json_type
-from triptych.text.shapes import ShapeError
+from triptych.text.shapes.found import ShapeError
 
 SAMPLE_KEYS = ("weight", "loss_weight", "sample_weight", "loss_scale", "loss", "train", "trainable")
 """Keys of a record; text under them is a note."""

@@ -1,0 +1,81 @@
+"""Parts of a content: text, or images."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from triptych.sources.records import ImageRef, json_type
+from triptych.sources.references import INLINE_KEYS, NAME_KEYS, NotAnImage, is_empty, read_images
+from triptych.text.shapes.found import ShapeError
+from triptych.text.unread import unread_part_keys
+
+_TEXT_TYPES = ("text", "input_text", "output_text")
+_IMAGE_TYPES = ("image", "image_url", "input_image", "image_path", "image_base64", "image_file")
+_PART_TEXT_KEYS = ("text", "value", "content", "input_text", "output_text")
+_PART_IMAGE_KEYS = tuple(dict.fromkeys((*NAME_KEYS, *INLINE_KEYS)))
+_PART_FORMS = 'a part is {"type": "text", "text"}, {"type": "image", "image"} or {"type": "image_url", "image_url"}'
+
+Slot = ImageRef | tuple[str, int] | None
+"""The image of a place in the text: one named there, one by its number (of a "mark" or "index"), or the next one."""
+
+
+def read_part(part: Any, ignored: Collection[str]) -> str | list[Slot]:
+    """A part of a content: its text, or the slots of its images.
+
+    Raises:
+        ShapeError: if it is neither, or holds more than is read.
+    """
+    if not isinstance(part, Mapping):
+        raise ShapeError(f"is {json_type(part)}; {_PART_FORMS}")
+    kind = part.get("type")
+    if kind == "text" and len(part) == 2 and isinstance(part.get("text"), str):
+        return str(part["text"])
+    images = [key for key in _PART_IMAGE_KEYS if key in part and not is_empty(part[key])]
+    if is_empty(kind):
+        named = [key for key in images if key not in ("value", "content", "data")]
+        kind = "image" if named else "text" if any(key in part for key in _PART_TEXT_KEYS) else None
+    found: str | list[Slot]
+    read = _PART_TEXT_KEYS if kind in _TEXT_TYPES else _PART_IMAGE_KEYS
+    if kind in _TEXT_TYPES:
+        found = _part_text(part)
+    elif kind in _IMAGE_TYPES:
+        found = _part_images(part, images)
+    elif all(map(is_empty, part.values())):
+        return ""  # a table pads lists of parts
+    elif str(kind).removeprefix("input_") in ("video", "audio", "video_url", "audio_url"):
+        raise ShapeError(f'has the type "{kind}", which is not supported: Triptych trains on text and images')
+    else:
+        keys = ", ".join(f"`{str(key)[:40]}`" for key in list(part)[:10]) or "no key"
+        raise ShapeError(
+            f"has {keys}{f' and the type {reprlib.repr(kind)}' if kind is not None else ''}; {_PART_FORMS}"
+        )
+    if len(part) > 2:
+        for message in unread_part_keys(part, {*read, "type", "index"}, ignored):
+            raise ShapeError(f"cannot be read whole: {message}")
+    return found
+
+
+def _part_text(part: Mapping[str, Any]) -> str:
+    texts = [part[key] for key in _PART_TEXT_KEYS if part.get(key) is not None]
+    if not texts:
+        return ""
+    text = texts[0]
+    if not isinstance(text, str) or any(other != text for other in texts[1:] if other != ""):
+        raise ShapeError(f"is a text that is {json_type(text)}; {_PART_FORMS}")
+    return text
+
+
+def _part_images(part: Mapping[str, Any], keys: Sequence[str]) -> list[Slot]:
+    if keys:
+        try:
+            return list(read_images({key: part[key] for key in keys}))
+        except NotAnImage as error:
+            raise ShapeError(f"is an image, but {error}") from error
+    number = part.get("index")
+    if number is None:
+        return [None]  # the next of the record's images
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise ShapeError(f"has an `index` that is no number of an image from 0: {reprlib.repr(number)}")
+    return [("index", number)]
