@@ -2,7 +2,7 @@
 
 Method: the proportioned model of `feature_cache.py` in float32 on one thread. Sets of 3.5 images of at most 262,144
 pixels (three and four by turns), each asked about by 1, 2, 4 or 8 samples of 5 to 25 words of question and 5 to 60 of
-answer; eight samples per row, two rows. Each row is decoded, goes forward and backward, once with its samples computed
+answer; a row of eight samples. It is decoded, goes forward and backward, once with its samples computed
 alone and once shared, in turn; seconds are CPU seconds, which other work on the machine hardly moves, memory is the
 peak above what the process held. Two ways to train:
 
@@ -14,7 +14,7 @@ matrices of 2,048 x 2,048 measured beside it.
 
     python benchmarks/share.py
 
-takes a quarter of an hour. Result: benchmarks/results/share.jsonl.
+takes a quarter of an hour of CPU time. Result: benchmarks/results/share.jsonl.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from workload import WORDS, commit, write_pool
 
 RESULTS = Path(__file__).parent / "results" / "share.jsonl"
 QUESTIONS = (1, 2, 4, 8)
-SAMPLES_PER_ROW, ROWS = 8, 2
+SAMPLES_PER_ROW, ROWS = 8, 1
 MATRIX = 2048
 MODES: dict[str, dict[str, Any]] = {
     "tower": {"train": "full"},

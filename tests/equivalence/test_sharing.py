@@ -15,6 +15,7 @@ import tiny
 from equivalence import varlen
 from equivalence.test_loss import alone, difference, gradients, relative
 from families import FAMILIES
+from triptych.errors import ModelError
 from triptych.forward.attention import IMPLEMENTATIONS, Attention
 from triptych.forward.batch import Batch, build_batch
 from triptych.forward.isolation import choose_isolation
@@ -131,6 +132,28 @@ def test_what_is_shared_is_there_once(prepared: Prepared) -> None:
         assert batch.paths.shared
         predicts = np.unique(np.stack((batch.logits_to_keep, batch.targets)), axis=1)
         assert len(np.unique(predicts[0])) < predicts.shape[1], "a last shared token predicts different first tokens"
+
+
+def test_the_tower_sees_each_image_once(prepared: Prepared) -> None:
+    """Also where samples go through the model one by one, as those of recurrent families do here."""
+    model, forward = model_with(prepared, ATTENTION["sample_sdpa"])
+    seen: list[int] = []
+    model.model.visual.register_forward_hook(lambda _tower, pixels, _output: seen.append(len(pixels[0])))
+    batch = row(prepared, in_order(prepared))
+    forward.summed_loss(model, batch)
+    assert seen == [len(batch.pixels)]
+
+
+def test_the_look_before_training_sees_what_shared_rows_would_leak(prepared: Prepared) -> None:
+    if prepared.files.family.recurrent:
+        return  # their rows share no tokens
+    vocabulary, cpu = 400, torch.device("cpu")
+    for attention in ATTENTION.values():
+        model, forward = model_with(prepared, attention)
+        assert forward.leakage(model, vocabulary, cpu, shared=True) < TOLERANCE, attention.name
+    masked, forward = model_with(prepared, Attention("sdpa", "sdpa", "sdpa"))
+    with pytest.raises(ModelError, match="sdpa attention knows no samples that share their start"):
+        forward.leakage(masked, vocabulary, cpu, shared=True)
 
 
 def test_unpacked_its_samples_are_what_they_are_alone(prepared: Prepared) -> None:

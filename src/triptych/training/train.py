@@ -156,7 +156,7 @@ def _trainer(
         if isinstance(callback, StopCallback):
             callback.signal = trainer.signal_to_stop
     if not context.sharded:
-        _check_isolation(trainer, out)
+        _check_isolation(trainer, context, out)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     tolerate_trackers(trainer, out)
@@ -226,7 +226,7 @@ def _check_sharding(context: TrainingContext) -> None:
         )
 
 
-def _check_isolation(trainer: RowTrainer, out: Reporter) -> None:
+def _check_isolation(trainer: RowTrainer, context: TrainingContext, out: Reporter) -> None:
     """See for oneself that packed samples are kept apart, with this model, device and attention, before training on it.
 
     Raises:
@@ -239,7 +239,10 @@ def _check_isolation(trainer: RowTrainer, out: Reporter) -> None:
     training = model.training
     model.train(False)
     with trainer.accelerator.autocast():
-        leakage = forward.leakage(model, model.config.text_config.vocab_size, trainer.args.device)
+        vocabulary, device = model.config.text_config.vocab_size, trainer.args.device
+        leakage = forward.leakage(model, vocabulary, device)
+        if context.share == "starts":
+            leakage = max(leakage, forward.leakage(model, vocabulary, device, shared=True))
     model.train(training)
     if leakage < LEAKAGE:
         return
