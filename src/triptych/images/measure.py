@@ -32,6 +32,9 @@ from triptych.sources.access.guarded import OutsideError
 MAX_IMAGE_PIXELS = 178_956_970
 """Images with more pixels are taken for decompression bombs (the limit at which Pillow raises its error)."""
 
+MAX_BYTES = 1 << 30
+"""Bytes of an image file, or of what a container says is one."""
+
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -136,8 +139,7 @@ def measure(location: str) -> Measured:
         ImageError: ``image-missing``, ``image-unreadable`` or ``image-extreme``.
     """
     with open_bytes(location) as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
+        size = _size(file, location)
         if size == 0:
             raise ImageError("image-unreadable", f"{shown(location)} is empty")
         found = read_header(file, size) or _by_pillow(file, location, size)
@@ -146,6 +148,25 @@ def measure(location: str) -> Measured:
         message = f"{shown(location)} is {sides}, an aspect ratio over {MAX_ASPECT}; crop it"
         raise ImageError("image-extreme", message)
     return found
+
+
+def read_all(location: str) -> io.BytesIO:
+    """The bytes of an image.
+
+    Raises:
+        ImageError: ``image-missing``, ``image-outside`` or ``image-unreadable``.
+    """
+    with open_bytes(location) as file:
+        _size(file, location)
+        return io.BytesIO(file.read())
+
+
+def _size(file: IO[bytes], location: str) -> int:
+    size = file.seek(0, os.SEEK_END)
+    if size > MAX_BYTES:
+        raise ImageError("image-unreadable", f"{shown(location)} has {size:,} bytes, over {MAX_BYTES:,}")
+    file.seek(0)
+    return size
 
 
 def _by_pillow(file: IO[bytes], location: str, size: int) -> Measured:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Literal
 
@@ -30,8 +29,7 @@ def load_rgb(location: str) -> Image.Image:
     Raises:
         ImageError: ``image-missing`` or ``image-unreadable``.
     """
-    with measure.open_bytes(location) as file:
-        content = io.BytesIO(file.read())
+    content = measure.read_all(location)
     with measure.opened(content, location) as image:
         measure.load(image, location)
         turn = measure.turn(image)
@@ -116,8 +114,7 @@ def _load_resized(
     location: str, size: tuple[int, int], sizes: Sequence[tuple[int, int]], decode: Decode
 ) -> Image.Image:
     """The image upright at its size in the model, in RGB or in grey of 8 bits; ``sizes`` are gone through in order."""
-    with measure.open_bytes(location) as file:
-        content = io.BytesIO(file.read())
+    content = measure.read_all(location)
     with measure.opened(content, location) as image:
         found = image.height, image.width
         scale = _scale_down(image, sizes[-1]) if decode == "fast" else 1

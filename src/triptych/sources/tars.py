@@ -17,7 +17,7 @@ import urllib.parse
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import groupby
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import orjson
 
@@ -27,6 +27,11 @@ from triptych.sources.records import Elements, ImageRef, Record, Shard, json_typ
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 RECORD_ENDING = "json"
+
+MAX_HEADER = 1 << 20
+"""Bytes of a header, with a long name; a longer one is made to fill the memory."""
+MAX_RECORD = 1 << 27
+"""Bytes of a record."""
 
 Place = tuple[int, int]
 """(offset, size) of a member's content in bytes."""
@@ -102,7 +107,7 @@ def _walk(file: IO[bytes]) -> tuple[list[tuple[str, Place]], str | None]:
     places: list[tuple[str, Place]] = []
     try:
         # A name that is not UTF-8 only has to be shown: members are found by their offset.
-        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="replace") as archive:
+        with tarfile.open(fileobj=cast(Any, _Headers(file)), mode="r:", encoding="utf-8", errors="replace") as archive:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # else every header stays in memory
                 if member.isreg():
@@ -120,6 +125,23 @@ def _walk(file: IO[bytes]) -> tuple[list[tuple[str, Place]], str | None]:
     return places, None
 
 
+class _Headers:
+    """A tar file of which only headers are read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.tell, self.seek = file.tell, file.seek
+
+    def read(self, size: int) -> bytes:
+        """
+        Raises:
+            TarError: if more is asked for than a header may have.
+        """
+        if size > MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self._file.read(size)
+
+
 def _split(name: str) -> tuple[str, str]:
     """(key, ending) of a member: the ending begins at the first dot of the file name."""
     folder, base = posixpath.split(name)
@@ -133,6 +155,8 @@ def _sample(file: IO[bytes], path: str, key: str, group: dict[str, Place], origi
         endings = ", ".join(by_ending) or "none"
         return Problem("bad-shape", origin, f"sample {key!r} has no member {key}.json; its endings are {endings}")
     _, (offset, size) = by_ending[RECORD_ENDING]
+    if size > MAX_RECORD:
+        return Problem("bad-shape", origin, f"{key}.json is over {MAX_RECORD:,} bytes; it was not read")
     file.seek(offset)
     try:
         data = orjson.loads(file.read(size))

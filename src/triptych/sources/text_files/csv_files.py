@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 from triptych.errors import Origin, Problem
 from triptych.sources import storage
 from triptych.sources.records import Elements, Record, Shard, split_compression
-from triptych.sources.text_files.text import BOM, Text, not_utf8, sniff
+from triptych.sources.text_files.text import BOM, MAX_RECORD, Text, not_utf8, sniff
 
 SHARD_BYTES = 1 << 18
 HEAD_BYTES = 1 << 20
 """Bytes in which the header ends."""
-MAX_ROW = 1 << 28
-"""Bytes of one row; more means that a quote is not closed."""
 _LONGEST_CELL = 1 << 30
 _DELIMITERS = ",;\t|"
 
@@ -57,8 +55,8 @@ def cut(path: str) -> Iterator[Shard]:
                 yield Shard(path, start, start + length, "rows", content, text.defect, text.progress())
                 start += len(content) if not start else length
                 buffer = buffer[length:]
-            if len(buffer) > MAX_ROW:
-                defect = f"a row is over {MAX_ROW:,} bytes: a quote is not closed; it and what follows was not read"
+            if len(buffer) >= MAX_RECORD:
+                defect = f"a row is over {MAX_RECORD:,} bytes: a quote is not closed; it and what follows was not read"
                 yield Shard(path, start, start, "rows", b"", defect)
                 return
             if not more:
@@ -148,5 +146,5 @@ def _delimiter(path: str, text: str) -> str:
 def _row_ends(text: bytes) -> NDArray[np.intp]:
     """Where the rows of a text that begins with one end: after line ends that are not inside quotes."""
     data = np.frombuffer(text, np.uint8)
-    inside = np.cumsum(data == 0x22, dtype=np.int64) & 1
+    inside = np.cumsum(data == 0x22, dtype=np.uint8) & 1  # the sum wraps, its last bit is right
     return np.flatnonzero((data == 0x0A) & (inside == 0)) + 1

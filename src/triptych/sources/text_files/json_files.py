@@ -21,16 +21,17 @@ from triptych.errors import Origin, Problem
 from triptych.sources import storage
 from triptych.sources.records import Elements, Record, Shard
 from triptych.sources.text_files.elements import loads, parses, reason, records_of, wrong_form
-from triptych.sources.text_files.text import BOM, Text, sniff
+from triptych.sources.text_files.text import BOM, MAX_RECORD, Text, sniff
 
 SHARD_BYTES = 1 << 18
 """Size of a shard: some hundred records, a tenth of a second of tokenization."""
 HEAD_BYTES = 1 << 20
 """Bytes in which a file shows its form, and one object over several lines its first line."""
-MAX_ELEMENT = 1 << 28
-"""Bytes of one element of an array; more means that brackets or quotes do not balance."""
 MAX_OBJECT = 1 << 26
 """Bytes of a file that is tried as one object over several lines."""
+
+
+_TOO_LONG = f"a line is over {MAX_RECORD:,} bytes"
 
 
 def cut(path: str) -> Iterator[Shard]:
@@ -107,6 +108,9 @@ def _cut_lines(path: str, text: Text) -> Iterator[Shard]:
         end = block.rfind(b"\n") + 1
         if not end:
             carried.append(block)
+            if len(carried) * SHARD_BYTES > MAX_RECORD:
+                yield Shard(path, offset, offset, "lines", b"", f"{_TOO_LONG}; it and what follows was not read")
+                return
             continue
         content = b"".join([*carried, block[:end]])
         yield Shard(path, offset, offset + len(content), "lines", content, weight=text.progress())
@@ -150,8 +154,8 @@ def _cut_array(path: str, text: Text) -> Iterator[Shard]:
             offset += int(commas[-1]) + 1
             line += buffer[: int(commas[-1]) + 1].count(b"\n")
             buffer = buffer[int(commas[-1]) + 1 :]
-        if len(buffer) > MAX_ELEMENT:
-            yield shard(0, f"an element is over {MAX_ELEMENT:,} bytes: brackets or quotes do not balance after here")
+        if len(buffer) >= MAX_RECORD:
+            yield shard(0, f"an element is over {MAX_RECORD:,} bytes: brackets or quotes do not balance after here")
             return
         more = text.read(max(SHARD_BYTES, len(buffer)))
         if not more:
@@ -200,7 +204,7 @@ def _backslashes(text: bytes, end: int) -> int:
 
 
 def _read_lines(shard: Shard) -> Elements:
-    content = _whole_lines(shard) if shard.content is None else shard.content
+    content, too_long = (shard.content, False) if shard.content is not None else _whole_lines(shard)
     if shard.start == 0:
         content = content.removeprefix(BOM)
     lines = content.split(b"\n")
@@ -215,11 +219,15 @@ def _read_lines(shard: Shard) -> Elements:
         except orjson.JSONDecodeError as error:
             message = f"not valid JSON at column {error.colno}: {reason(error, line, shard.path)}"
             records.append(Problem("bad-shape", origin, message))
-    return Elements(records, count)
+    if too_long:
+        records.append(Problem("bad-shape", Origin(shard.path, count + 1), f"{_TOO_LONG}; it was not read"))
+    return Elements(records, count + too_long)
 
 
-def _whole_lines(shard: Shard) -> bytes:
-    """The lines that begin inside the shard's range; the last one may end after it."""
+def _whole_lines(shard: Shard) -> tuple[bytes, bool]:
+    """The lines that begin inside the shard's range, and whether one more does that is longer than any may be; the last
+    one may end after the range.
+    """
     with storage.open_binary(shard.path) as file:
         start = shard.start
         if start:
@@ -228,7 +236,7 @@ def _whole_lines(shard: Shard) -> bytes:
             block = file.read(shard.end - start + 1)
             begin = block.find(b"\n") + 1
             if not begin or start - 1 + begin >= shard.end:
-                return b""
+                return b"", False
             block = block[begin:]
         else:
             block = file.read(shard.end)
@@ -239,7 +247,9 @@ def _whole_lines(shard: Shard) -> bytes:
                 break
             end = more.find(b"\n") + 1
             pieces.append(more[:end] if end else more)
-        return b"".join(pieces)
+            if len(pieces) * SHARD_BYTES > MAX_RECORD:
+                return block[: block.rfind(b"\n") + 1], True
+        return b"".join(pieces), False
 
 
 def _read_array(shard: Shard) -> Elements:

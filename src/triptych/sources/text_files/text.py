@@ -11,6 +11,9 @@ from triptych.sources import storage
 from triptych.sources.records import split_compression
 
 BOM = b"\xef\xbb\xbf"
+MAX_RECORD = 1 << 27
+"""Bytes of one line, element or row. More means that brackets or quotes do not balance, or that the file is made to
+fill the memory."""
 
 _STEP = 1 << 16
 """Bytes that are uncompressed at once: a step that fails gives none of its bytes."""
