@@ -137,7 +137,7 @@ def test_a_record_is_the_same_before_and_after(folder: Path, encoder: Encoder, t
     assert convert([str(path)], to, source=options, engine=LocalEngine(1)) == 0
     (line,) = to.read_text(encoding="utf-8").splitlines()
     plain = json.loads(line)
-    assert set(plain) <= {"id", "messages", "images", "task", "weight"}
+    assert set(plain) <= {"id", "messages", "images", "task", "weight", "objects"}
     assert plain.get("id") == data.get("id")
     keep = {name: value for name, value in source.items() if (name, value) in NEEDED}
     before = load(path, encoder, tmp_path / "cache", **source)

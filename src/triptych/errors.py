@@ -17,6 +17,7 @@ Code = Literal[
     "image-unreadable",
     "image-extreme",
     "image-outside",
+    "box-outside",
     "too-long",
     "sample-gone",
 ]

@@ -143,7 +143,6 @@ def test_a_file_of_the_same_last_name_elsewhere_is_another_image() -> None:
 
 
 CHANGES: list[tuple[str, Any]] = [
-    ("objects", {"ref": ["sheep"], "bbox": [[1, 2, 3, 4]]}),
     ("rejected_response", "No."),
     ("chosen", {"from": "gpt", "value": "x"}),
     ("rejected", [{"role": "assistant", "content": "x"}]),

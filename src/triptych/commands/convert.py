@@ -31,6 +31,7 @@ from triptych.sources.readers import read_records
 from triptych.sources.records import ImageRef, Record, Source
 from triptych.sources.references import is_empty
 from triptych.terminal import Terminal
+from triptych.text.boxes import with_marks, written_objects
 from triptych.text.conversation import Conversation, ConversationReader
 from triptych.text.turns import MARK, Turn
 
@@ -184,11 +185,14 @@ def _plain(conversation: Conversation, names: Sequence[str], record: Record, aga
         plain: Plain = {}
         if isinstance(record.data.get("id"), str | int):
             plain["id"] = record.data["id"]
-        plain["messages"] = [_message(turn, as_parts=as_parts) for turn in conversation.turns]
+        turns = (_marked(turn, conversation) for turn in conversation.turns)
+        plain["messages"] = [_message(turn, as_parts=as_parts) for turn in turns]
         if names:
             plain["images"] = list(names)
         if conversation.task is not None:
             plain["task"] = conversation.task
+        if conversation.objects:
+            plain["objects"] = written_objects(conversation.objects)
         if conversation.weight != 1:
             plain["weight"] = conversation.weight
         try:
@@ -201,6 +205,14 @@ def _plain(conversation: Conversation, names: Sequence[str], record: Record, aga
         if _joined(found) == _joined(conversation) and [ref.source for ref in found.images] == list(names):
             return line
     return None
+
+
+def _marked(turn: Turn, conversation: Conversation) -> Turn:
+    """A turn with its objects as marks."""
+    if not conversation.objects:
+        return turn
+    parts = (with_marks(part, conversation.objects) if isinstance(part, str) else part for part in turn.parts)
+    return replace(turn, parts=tuple(parts))
 
 
 def _message(turn: Turn, *, as_parts: bool) -> Plain:

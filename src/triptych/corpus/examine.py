@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from typing import Any
 
@@ -17,7 +17,9 @@ from triptych.images import identity
 from triptych.images.geometry import Geometry
 from triptych.sources import readers, records
 from triptych.sources.records import Shard, Source
+from triptych.text.box_filling import coordinates, counted
 from triptych.text.conversation import Conversation, ConversationReader
+from triptych.text.encoded import NO_BOXES
 from triptych.text.layout import Budget
 from triptych.text.template import EncodedBatch, Template
 
@@ -26,6 +28,7 @@ SCHEMA = pa.schema(
         ("ids", pa.list_(pa.int32())),  # (U,) one id per image
         ("spans", pa.list_(pa.int32())),  # supervised [start, end) pairs among the U, flat
         ("weights", pa.list_(pa.float32())),  # of each pair in the loss, that of its source aside
+        ("boxes", pa.list_(pa.float64())),  # coordinates: index among the U, image, kind, value; see boxes.py
         ("slots", pa.list_(pa.int32())),  # (N,) index of each image among the U
         ("images", pa.list_(pa.int64())),  # (N,) number of each image in the table of images
         ("supervised", pa.int64()),
@@ -151,7 +154,7 @@ class Examiner:
             except SampleError as error:
                 problems.extend(error.problems)
                 continue
-            refusal = None if self.template is None else self.template.refusal(conversation.turns)
+            refusal = None if self.template is None else self.template.refusal(conversation)
             if refusal is None:
                 conversations.append(conversation)
             else:
@@ -175,8 +178,9 @@ class Examiner:
             return self.template.encode_all(conversations)
         nothing, bounds = np.empty(0, np.int32), np.zeros(len(conversations) + 1, np.int32)
         zeros = np.zeros(len(conversations), np.int32)
-        weights = np.empty(0, np.float32)
-        return EncodedBatch(nothing, bounds, nothing, bounds, weights, nothing, bounds, zeros, zeros)
+        empty = EncodedBatch(nothing, bounds, nothing, bounds, np.empty(0, np.float32), nothing, bounds, zeros, zeros)
+        rows = [coordinates(conversation) for conversation in conversations]
+        return replace(empty, boxes=np.concatenate([NO_BOXES, *rows]), box_bounds=counted(rows))
 
 
 class _Images:
@@ -214,6 +218,7 @@ def _columns(
         _lists(encoded.ids, encoded.id_bounds),
         _lists(encoded.spans, encoded.span_bounds),
         _lists(encoded.weights, encoded.span_bounds // 2),
+        _lists(encoded.boxes.ravel(), _box_bounds(encoded)),
         _lists(encoded.slots, encoded.slot_bounds),
         _lists(images, image_bounds),
         pa.array(np.diff(running[encoded.span_bounds // 2])),
@@ -224,6 +229,10 @@ def _columns(
         pa.array([conversation.task for conversation in conversations], pa.string()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def _box_bounds(encoded: EncodedBatch) -> NDArray[np.int32]:
+    return np.zeros(len(encoded) + 1, np.int32) if encoded.box_bounds is None else encoded.box_bounds * 4
 
 
 def _places(conversations: Sequence[Conversation], name: str) -> pa.Array:

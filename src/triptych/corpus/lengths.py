@@ -14,8 +14,9 @@ from triptych.corpus.image_sizes import Sizes
 from triptych.corpus.index import Index
 from triptych.errors import Problem
 from triptych.images.measure import ImageError
+from triptych.text.box_filling import outside
+from triptych.text.encoded import Encoded, target_weights
 from triptych.text.layout import TooLongError, fit
-from triptych.text.template import Encoded, target_weights
 
 LENGTHS = pa.schema(
     [
@@ -28,14 +29,14 @@ LENGTHS = pa.schema(
     ]
 )
 """One row per good sample."""
-STORED = ("ids", "spans", "weights", "slots")
+STORED = ("ids", "spans", "weights", "boxes", "slots")
 """Columns of the index that hold the text of a sample."""
 
 
 def stored_encoding(index: Index, sample: int) -> Encoded:
     """The ids of a sample with one per image, as its text asks for."""
-    ids, spans, weights, slots = (index.value(name, sample).values.to_numpy() for name in STORED)
-    return Encoded(ids, target_weights(spans, weights, len(ids)), slots)
+    ids, spans, weights, boxes, slots = (index.value(name, sample).values.to_numpy() for name in STORED)
+    return Encoded(ids, target_weights(spans, weights, len(ids)), slots, boxes.reshape(-1, 4))
 
 
 @dataclass(slots=True)
@@ -57,9 +58,15 @@ class SampleLengths:
         """The columns of ``LENGTHS``."""
         image_tokens = self._natural_tokens()
         columns: list[list[NDArray[Any]]] = [[np.empty(0, kind.type.to_pandas_dtype())] for kind in LENGTHS]
-        for start, file, first_image, (images, ids, weights, supervised, *counts_of_text) in self.index.sample_batches(
-            "images", "ids", "weights", "supervised", "thinking_dropped", "control_texts"
-        ):
+        columns_of_text = ("thinking_dropped", "control_texts")
+        for start, file, first_image, (
+            images,
+            ids,
+            weights,
+            boxes,
+            supervised,
+            *counts_of_text,
+        ) in self.index.sample_batches("images", "ids", "weights", "boxes", "supervised", *columns_of_text):
             numbers, offsets = images.values.to_numpy() + first_image, images.offsets.to_numpy()
             counts = np.diff(offsets)
             pixels = _sums(image_tokens[numbers], offsets)
@@ -68,7 +75,8 @@ class SampleLengths:
             good = _sums(self.sizes.bad[numbers], offsets) == 0
             for place in np.flatnonzero(~good).tolist():
                 self._report_images(start + place, numbers[offsets[place] : offsets[place + 1]])
-            for place in np.flatnonzero(good & self._over(text, pixels)).tolist():
+            boxed = np.diff(boxes.offsets.to_numpy()) > 0
+            for place in np.flatnonzero(good & (self._over(text, pixels) | boxed)).tolist():
                 found = self._fit(start + place, numbers[offsets[place] : offsets[place + 1]])
                 if found is None:
                     good[place] = False
@@ -131,10 +139,16 @@ class SampleLengths:
         return over
 
     def _fit(self, sample: int, numbers: NDArray[np.int64]) -> tuple[int, int, int] | None:
-        """(text tokens, image tokens, targets) of a sample over its budget, None if nothing helps."""
-        assert self.encoder is not None
+        """(text tokens, image tokens, targets) of a sample over its budget, or with boxes; None if nothing helps."""
         encoded = stored_encoding(self.index, sample)
         measured = list(zip(self.sizes.height[numbers].tolist(), self.sizes.width[numbers].tolist(), strict=True))
+        wrong = outside(encoded.boxes, measured)
+        if wrong is not None:
+            problem = Problem("box-outside", self.index.origin(sample), wrong[1], image=wrong[0] + 1)
+            self.found.append((self.index.file_of(sample), problem))
+            return None
+        if self.encoder is None:
+            return 0, 0, 0
         try:
             fitted = fit(encoded, measured, self.encoder.geometry, self.encoder.budget)
         except TooLongError as error:

@@ -14,7 +14,7 @@ from triptych.family.image_processor import read_image_processor
 from triptych.family.shapes import ModelShapes, read_shapes
 from triptych.family.template_check import refused_orders, verify
 from triptych.images.geometry import Geometry
-from triptych.text.chat_template import ChatStyle, ChatTemplate, read_chat_template
+from triptych.text.chat_template import BoxForm, ChatStyle, ChatTemplate, read_chat_template
 from triptych.text.content_tokens import largest_id
 from triptych.text.template import Template
 
@@ -32,6 +32,8 @@ class Family:
     """Names of the projector's modules inside the model."""
     recurrent: bool = False
     """Whether some language layers carry a state from token to token, instead of attending."""
+    boxes: BoxForm = "relative"
+    """How its models write boxes"""
     processor: str = "Qwen3VLProcessor"
     """transformers' class of its processor: by this name, AutoProcessor loads a folder that has no ``config.json``."""
 
@@ -43,11 +45,13 @@ FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(
         name="Qwen2-VL",
         template="qwen2_vl",
+        boxes="marked",
         processor="Qwen2VLProcessor",
     ),
     "qwen2_5_vl": Family(
         name="Qwen2.5-VL",
         template="qwen2_vl",
+        boxes="absolute",
         processor="Qwen2_5_VLProcessor",
     ),
     "qwen3_vl": Family(name="Qwen3-VL", template="qwen3_vl", merger=DEEPSTACK),
@@ -79,8 +83,8 @@ class ModelFiles:
 
     @property
     def style(self) -> ChatStyle:
-        """What its chat template does."""
-        return self.chat_template.style()
+        """What its chat template does, and how its family writes boxes."""
+        return replace(self.chat_template.style(), boxes=self.family.boxes)
 
     def template(self) -> Template:
         """How it renders and tokenizes conversations.

@@ -77,10 +77,10 @@ class CorpusKeys:
             yield Keys(np.array([place]), keys, np.array([0, len(keys)]))
 
     def _find_changed(self, natural: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(K,) whether images were shrunk or text was cut to keep a budget."""
+        """(K,) whether images were shrunk, text was cut to keep a budget, or boxes were filled in."""
         lengths, merged = self._corpus.lengths, self._corpus.geometry.merge_size**2
         changed = np.zeros(len(self._corpus), np.bool_)
-        for start, _, first_image, (ids, images) in self._corpus.index.sample_batches("ids", "images"):
+        for start, _, first_image, (ids, images, boxes) in self._corpus.index.sample_batches("ids", "images", "boxes"):
             places = self._places[start : start + len(ids)]
             counts = np.diff(images.offsets.to_numpy())
             owners = np.repeat(np.arange(len(ids)), counts)
@@ -89,6 +89,7 @@ class CorpusKeys:
             good = places >= 0
             own = places[good]
             changed[own] = (tokens[good] != lengths.tokens[own]) | (shown[good] * merged != lengths.patches[own])
+            changed[own] |= np.diff(boxes.offsets.to_numpy())[good] > 0
         return changed
 
     def _refit(self, known: int, tokens: list[int]) -> None:

@@ -17,6 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from triptych.errors import ModelError
 
+BoxForm = Literal["marked", "absolute", "relative"]
+"""``<|box_start|>(x1,y1),(x2,y2)<|box_end|>`` from 0 to 1000; ``[x1, y1, x2, y2]`` in pixels of the resized image; the
+same from 0 to 1000."""
+
 if TYPE_CHECKING:
     from jinja2 import Template as JinjaTemplate
 
@@ -45,6 +49,8 @@ class ChatStyle:
     """Whether a user's ``<tool_response>`` is no question: the thinking of the answer before it is kept."""
     effort: str | None = None
     """How much thought is asked for, at the head of every system turn unless a prompt turns thinking off."""
+    boxes: BoxForm = "relative"
+    """How the family writes boxes"""
     refuses: tuple[str, ...] = ()
     """Orders of turns, of ``ORDERS``, that it does not render one after the other."""
 

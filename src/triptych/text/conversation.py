@@ -13,6 +13,7 @@ from triptych.sources import storage
 from triptych.sources.records import ImageRef, Record, Source, json_type
 from triptych.sources.references import is_empty
 from triptych.text import unread
+from triptych.text.boxes import Box, read_objects
 from triptych.text.shapes.dialogue import DIALOGUES, find_dialogue
 from triptych.text.shapes.found import ShapeError
 from triptych.text.turns import MARK as MARK
@@ -37,6 +38,8 @@ class Conversation:
     """The record's ``task`` field: evaluation reports a score for each."""
     weight: float = 1.0
     """How much the sample counts in the loss; the weights of its turns are multiplied by it."""
+    objects: tuple[str | Box, ...] = ()
+    """Names and boxes of objects: the k-th takes the place of character ``OBJECT`` + k in the texts."""
     whole: bool = False
     """Whether everything is learned, headers of turns too, and not only answers."""
 
@@ -88,6 +91,7 @@ class _RecordReader(TurnReader):
             self.fail(error.code, str(error))
         else:
             read_keys |= dialogue.keys
+            self._read_objects(read_keys)
             turns = self._system_turn()
             first = 1 - len(turns)
             for number, message in enumerate(dialogue.turns, 1):
@@ -101,10 +105,25 @@ class _RecordReader(TurnReader):
             weight = self._weight(dialogue.keys)
             self._check_record({*read_keys, *self.naming.weight_keys}, listed, dialogue.turns, turns)
         images = () if self.problems else self._place(turns, listed)
+        if self.objects is not None and not self.problems and (mismatch := self.objects.mismatch(len(images))):
+            self.fail("marker-count", mismatch)
         if self.problems:
             raise SampleError(self.problems)
         whole = self.source.supervise == "all"
-        return Conversation(tuple(self._with_system(turns)), tuple(images), self.origin, self._task(), weight, whole)
+        turns = self._with_system(turns)
+        objects = tuple(self.objects.taken) if self.objects is not None else ()
+        return Conversation(tuple(turns), tuple(images), self.origin, self._task(), weight, objects, whole)
+
+    def _read_objects(self, read: set[str]) -> None:
+        """Boxes that the record keeps beside its text."""
+        value = self.data.get("objects")
+        if value is None or "objects" in self.naming.ignored or "objects" in read or is_empty(value):
+            return
+        read.add("objects")
+        try:
+            self.objects = read_objects(value)
+        except ShapeError as error:
+            self.fail(error.code, f"{error}; or write `ignore: [objects]` in the source to leave them out")
 
     def _weight(self, read: set[str]) -> float:
         """The weight that the record gives itself; text under a key of one is a note."""
@@ -246,6 +265,10 @@ class _RecordReader(TurnReader):
         bare = slots.count(None)
         inline = [slot for slot in slots if isinstance(slot, ImageRef)] if bare < len(slots) else []
         numbered = [slot for slot in slots if isinstance(slot, tuple)] if bare + len(inline) < len(slots) else []
+        if numbered and self.objects is not None and self.objects.boxes:
+            message = "boxes count images in the order of the text, and its marks have numbers of their own"
+            self.fail("bad-shape", message)
+            return []
         if numbered:
             return self._numbered(numbered, listed, inline, bare)
         if not bare and self.source.marks != "inline" and listed and not inline:

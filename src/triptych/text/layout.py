@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from triptych.errors import Origin
 from triptych.images.geometry import Geometry, share_tokens
-from triptych.text.template import Encoded
+from triptych.text.box_filling import fill_boxes
+from triptych.text.encoded import Encoded
 
 TooLong = Literal["shrink", "drop", "error", "cut_text"]
 
@@ -74,8 +75,12 @@ class TooLongError(Exception):
     """A sample that no permitted means brings within its budget."""
 
 
+FITS = 8
+"""How often boxes are filled in again where their digits and the sizes of images decide about each other."""
+
+
 def fit(encoded: Encoded, sizes: Sequence[tuple[int, int]], geometry: Geometry, budget: Budget) -> Fitted:
-    """Choose the size of every image so that the sample keeps its budgets; no image is ever cut.
+    """Choose the size of every image so that the sample keeps its budgets; no image is ever cut. Boxes are filled in.
 
     Args:
         encoded: the conversation with one id per image.
@@ -86,6 +91,8 @@ def fit(encoded: Encoded, sizes: Sequence[tuple[int, int]], geometry: Geometry, 
     Raises:
         TooLongError: with the reason, if the sample stays over ``max_tokens`` or ``image_tokens``.
     """
+    if len(encoded.boxes):
+        return _fit_boxes(encoded, sizes, geometry, budget)
     text_tokens = len(encoded.ids) - len(sizes)
     natural = [geometry.resized(*size) for size in sizes]
     share = budget.image_tokens
@@ -107,6 +114,27 @@ def fit(encoded: Encoded, sizes: Sequence[tuple[int, int]], geometry: Geometry, 
         else:
             raise TooLongError(_over(total, text_tokens, image_tokens, budget))
     return Fitted(encoded, resized, resized != natural)
+
+
+def _fit_boxes(encoded: Encoded, sizes: Sequence[tuple[int, int]], geometry: Geometry, budget: Budget) -> Fitted:
+    """Smaller images have shorter coordinates, which leave more room for images: fit until nothing changes."""
+    natural = [geometry.resized(*size) for size in sizes]
+    resized = natural
+    for _ in range(FITS):
+        try:
+            fitted = fit(fill_boxes(encoded, sizes, resized), sizes, geometry, budget)
+        except TooLongError:
+            smallest = share_tokens(sizes, geometry, 0)
+            if resized == smallest:
+                raise
+            resized = smallest
+            continue
+        if fitted.resized == resized:
+            return fitted
+        before, resized = resized, fitted.resized
+    # Two sizes that lead to each other: the text of the smaller images is the shorter one, so they fit with it.
+    resized = min(before, resized, key=lambda found: sum(geometry.tokens(*size) for size in found))
+    return Fitted(fill_boxes(encoded, sizes, resized), resized, resized != natural)
 
 
 def _over(total: int, text_tokens: int, image_tokens: int, budget: Budget) -> str:

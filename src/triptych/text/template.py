@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from triptych.errors import ModelError
+from triptych.text.box_filling import BoxMarks, counted, fill_objects, writes_digits_alone
 from triptych.text.chat_template import (
     THINK_END,
     THINK_START,
@@ -25,72 +26,13 @@ from triptych.text.chat_template import (
 )
 from triptych.text.content_tokens import control_strings, read_tokenizer
 from triptych.text.conversation import Conversation, Turn
+from triptych.text.encoded import Encoded as Encoded
+from triptych.text.encoded import EncodedBatch as EncodedBatch
+from triptych.text.encoded import Segment, assemble
 from triptych.text.word_cache import WordTokenizer
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 VISION_START, IMAGE_PAD, VISION_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One conversation as ids, with exactly **one** ``<|image_pad|>`` per image; U is its number of tokens."""
-
-    ids: NDArray[np.int32]
-    """(U,)"""
-    weights: NDArray[np.float32]
-    """(U,) how much the id counts in the loss; 0 where it is no target."""
-    slots: NDArray[np.int32]
-    """(N,) index into ``ids`` of the pad of each image, in reading order."""
-
-    @property
-    def supervised(self) -> NDArray[np.bool_]:
-        """(U,) whether the id is a target."""
-        return self.weights > 0
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedBatch:
-    """C conversations as ids, end to end; each kind of value with its (C + 1,) bounds."""
-
-    ids: NDArray[np.int32]
-    id_bounds: NDArray[np.int32]
-    spans: NDArray[np.int32]
-    """[start, end) pairs of targets, flat, counted within their conversation"""
-    span_bounds: NDArray[np.int32]
-    weights: NDArray[np.float32]
-    """How much the targets of each pair count in the loss"""
-    slots: NDArray[np.int32]
-    """Index of the pad of each image within its conversation"""
-    slot_bounds: NDArray[np.int32]
-    thinking_dropped: NDArray[np.int32]
-    """(C,) answers whose thinking the chat template leaves out, since a later question follows"""
-    control_texts: NDArray[np.int32]
-    """(C,) strings of control tokens that the data holds; they were taken as text"""
-
-    def __len__(self) -> int:
-        return len(self.id_bounds) - 1
-
-    def __getitem__(self, number: int) -> Encoded:
-        def piece(values: NDArray[np.int32], bounds: NDArray[np.int32]) -> NDArray[np.int32]:
-            return values[bounds[number] : bounds[number + 1]]
-
-        ids = piece(self.ids, self.id_bounds)
-        spans = piece(self.spans, self.span_bounds)
-        first, last = self.span_bounds[number] // 2, self.span_bounds[number + 1] // 2
-        weights = target_weights(spans, self.weights[first:last], len(ids))
-        return Encoded(ids, weights, piece(self.slots, self.slot_bounds))
-
-
-def target_weights(spans: NDArray[np.int32], weights: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-    """(length,) weight of each id in the loss, of [start, end) pairs and the weight of each; 0 outside of them."""
-    found = np.zeros(length, np.float32)
-    for start, end, weight in zip(spans[::2].tolist(), spans[1::2].tolist(), weights.tolist(), strict=True):
-        found[start:end] = weight
-    return found
-
-
-_Segment = tuple[Sequence[int] | None, int, float, bool]
-"""A piece of a rendered conversation: its ids or None, else the number of its text; its weight; whether image."""
 
 
 class Template:
@@ -163,17 +105,31 @@ class Template:
         """
         texts: dict[str, int] = {}
         instruction = self.style.effort if effort else None
-        rendered = [self._render(conversation, texts, instruction) for conversation in conversations]
+        boxes = [BoxMarks(self.tokenizer) for _ in conversations]
+        rendered = [
+            self._render(item, texts, instruction, marks) for item, marks in zip(conversations, boxes, strict=True)
+        ]
         thinking_dropped = [self._thinking_dropped(conversation.turns) for conversation in conversations]
         control = {number: count for text, number in texts.items() if (count := self._count_control(text))}
         typed = [
             sum(control.get(number, 0) for fixed, number, *_ in segments if fixed is None) if control else 0
             for segments in rendered
         ]
-        return _assemble(rendered, self._words.encode_all(list(texts)), thinking_dropped, typed)
+        ids = self._words.encode_all(list(texts))
+        found = assemble(rendered, ids, thinking_dropped, typed)
+        if not any(conversation.objects for conversation in conversations):
+            return found
+        rows = [marks.rows(segments, ids) for marks, segments in zip(boxes, rendered, strict=True)]
+        return replace(found, boxes=np.concatenate(rows), box_bounds=counted(rows))
 
-    def refusal(self, turns: Sequence[Turn]) -> str | None:
-        """Why the model's chat template does not render these turns one after the other; None where it does."""
+    def refusal(self, conversation: Conversation) -> str | None:
+        """Why a conversation cannot be written for this model: its chat template does not render the turns one after
+        the other, or numbers cannot be filled in; None where it can."""
+        turns = conversation.turns
+        if conversation.objects and not writes_digits_alone(self.tokenizer):
+            return (
+                "the tokenizer of this model joins digits, so that boxes cannot be filled in; write them into the text"
+            )
         if not self.style.refuses:
             return None
         found = next((order for order in orders([turn.role for turn in turns]) if order in self.style.refuses), None)
@@ -256,12 +212,18 @@ class Template:
         """All of a conversation as text, special tokens included."""
         return str(self.tokenizer.decode(encoded.ids.tolist(), skip_special_tokens=False))
 
-    def _render(self, conversation: Conversation, texts: dict[str, int], effort: str | None) -> list[_Segment]:
-        """Pieces of a conversation; its texts are added to ``texts``, numbered in order."""
-        segments: list[_Segment] = []
+    def _render(
+        self, conversation: Conversation, texts: dict[str, int], effort: str | None, marks: BoxMarks
+    ) -> list[Segment]:
+        """Pieces of a conversation; its texts are added to ``texts``, numbered in order, its boxes to ``marks``."""
+        segments: list[Segment] = []
         turns = conversation.turns
+        if conversation.objects:
+            turns = fill_objects(conversation, self.style.boxes, marks)
 
         def text(content: str, weight: float) -> None:
+            if content and conversation.objects:
+                content = marks.take(content, len(segments))
             if content:
                 segments.append((None, texts.setdefault(content, len(texts)), weight, False))
 
@@ -322,7 +284,7 @@ class Template:
         self,
         thought: str,
         weights: tuple[float, float],
-        segments: list[_Segment],
+        segments: list[Segment],
         text: Callable[[str, float], None],
     ) -> None:
         """The thinking block of an answer; ``weights``: of the answer, and of what a prompt holds."""
@@ -343,48 +305,6 @@ class Template:
         if number is None:
             raise ModelError(f"the tokenizer has no {token}: this is not a model of the Qwen-VL family")
         return int(number)
-
-
-def _assemble(
-    rendered: Sequence[Sequence[_Segment]],
-    texts: Sequence[Sequence[int]],
-    thinking_dropped: Sequence[int],
-    typed: Sequence[int],
-) -> EncodedBatch:
-    ids: list[int] = []
-    spans: list[int] = []
-    weights: list[float] = []
-    slots: list[int] = []
-    bounds = [(0, 0, 0)]
-    for segments in rendered:
-        begin = len(ids)
-        open_span, current = 0, 0.0
-        for fixed, number, weight, image in segments:
-            start = len(ids) - begin
-            if image:
-                slots.append(start + 1)
-            if weight != current:  # neighbouring targets of one weight are one span
-                if current:
-                    spans += (open_span, start)
-                    weights.append(current)
-                open_span, current = max(start, 1), weight  # nothing comes before a sample's first id to predict it
-            ids += texts[number] if fixed is None else fixed
-        if current:
-            spans += (open_span, len(ids) - begin)
-            weights.append(current)
-        bounds.append((len(ids), len(spans), len(slots)))
-    id_bounds, span_bounds, slot_bounds = np.array(bounds, np.int32).T
-    return EncodedBatch(
-        np.array(ids, np.int32),
-        id_bounds,
-        np.array(spans, np.int32),
-        span_bounds,
-        np.array(weights, np.float32),
-        np.array(slots, np.int32),
-        slot_bounds,
-        np.array(thinking_dropped, np.int32),
-        np.array(typed, np.int32),
-    )
 
 
 def _restore(tokenizer: str, style: ChatStyle) -> Template:

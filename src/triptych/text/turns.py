@@ -12,6 +12,7 @@ from triptych.errors import Code, Origin, Problem
 from triptych.sources.records import ImageRef, Source, json_type
 from triptych.sources.references import NotAnImage, is_empty, read_images
 from triptych.text import unread
+from triptych.text.boxes import Objects
 from triptych.text.shapes.found import ShapeError
 from triptych.text.shapes.parts import Slot, read_part
 from triptych.text.weights import SAMPLE_KEYS, TURN_KEYS, loss_weight
@@ -115,6 +116,8 @@ class TurnReader:
         """Which image each place takes, in reading order."""
         self.pad: tuple[int, str] | None = None
         """The first turn that types a token of an image, and the token."""
+        self.objects: Objects | None = None
+        """Names and boxes that the record keeps beside its text"""
         self._own: list[ImageRef] = []  # images of the turn that is read, for its marks
 
     def fail(self, code: Code, message: str, turn: int | None = None, image: int | None = None) -> None:
@@ -227,6 +230,8 @@ class TurnReader:
 
     def split(self, text: str, number: int, *, answer: bool) -> list[str | int]:
         """Cut a string at its image marks; every mark takes a slot."""
+        if self.objects is not None:
+            text = self._with_objects(text, number)
         if self.naming.numbered:
             return self._split_numbered(text, number, answer=answer)
         parts: list[str | int] = []
@@ -241,6 +246,15 @@ class TurnReader:
                 else:
                     parts.append(piece)
         return parts
+
+    def _with_objects(self, text: str, number: int) -> str:
+        """A text in which marks of objects are filled in."""
+        assert self.objects is not None
+        try:
+            return self.objects.fill(text)
+        except ShapeError as error:
+            self.fail(error.code, str(error), turn=number or None)
+            return text
 
     def _split_numbered(self, text: str, number: int, *, answer: bool) -> list[str | int]:
         """Cut a string at marks that say which image they take."""
@@ -290,7 +304,9 @@ class TurnReader:
                 for slot in found:
                     self._slot(slot, parts)
             elif found:
-                # Literal: a mark inside a text part is text.
+                if self.objects is not None:
+                    found = self._with_objects(found, number)
+                # Literal: a mark of an image inside a text part is text.
                 if "<" in found or "![" in found:
                     self._check_text(found, number, answer=answer, literal=True)
                 if parts and isinstance(parts[-1], str):

@@ -13,9 +13,6 @@ _TOOLS = "is not supported: tool calls are not rendered; write them into the tex
 _PREFERENCE = "belongs to preference training; Triptych learns one answer: keep the chosen one as the last turn"
 _THINKING = "is not read; write the answer's content as `<think>\\n...\\n</think>\\n\\n...`"
 _KWARGS = "changes how a chat template renders; Triptych renders every sample alike"
-_GROUNDING = (
-    "fills <bbox> and <ref-object>, which are not filled here; write the boxes into the text as the model writes them"
-)
 _TOKENS = "would choose which tokens are learned; write `loss: true`, `loss: false` or a `weight` in a turn"
 _SIZES = "sets the size of one image; set `data.min_pixels` and `data.max_pixels` of the run for all"
 
@@ -31,7 +28,6 @@ _FILLED: dict[str, str] = {
     ),
     **dict.fromkeys(("reasoning_content", "reasoning", "thinking", "thinking_content"), _THINKING),
     **dict.fromkeys(("chat_template_kwargs", "template_kwargs"), _KWARGS),
-    "objects": _GROUNDING,
 }
 """Keys whose content changes the sample, whatever it is."""
 _NUMBERS: dict[str, str] = {
@@ -170,7 +166,7 @@ def advice_on_mark(mark: str, *, literal: bool) -> str:
     if literal:
         return f"{found}; give the image a part of its own"
     if name in ("bbox", "ref-object"):
-        return f"{found}: it would be learned as a word; write the box or name in its place, as the model writes it"
+        return f"{found}: write the box or name in its place as the model writes it, or list it under `objects`"
     if name in _MEDIA_TAGS:
         return f"{found}: {name} {_MEDIA}; as a text part of the content it is plain text"
     if mark.startswith("!["):
