@@ -68,7 +68,7 @@ def settings_of(folder: Path, steps: int) -> RunSettings:
     content["model"] = {"path": content["model"]["path"], "freeze": ["vision", "merger"]}
     content["data"] |= {"max_pixels": MAX_PIXELS, "workers": 0}
     content["batch"] = {"samples": SAMPLES_PER_ROW}
-    content["train"] |= {"epochs": 1, "log_every": 10, "feature_cache": "off", "hf": {"save_strategy": "no"}}
+    content["train"] |= {"epochs": 1, "log_every": 10, "feature_cache": "off", "save_every": 10**6}
     return RunSettings.model_validate(content)
 
 
