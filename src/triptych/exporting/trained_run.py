@@ -8,6 +8,7 @@ from pathlib import Path
 from triptych.corpus.corpus import Corpus
 from triptych.errors import ConfigError, DataError
 from triptych.family.family import ModelFiles, read_model_files
+from triptych.family.fingerprint import check_base, weights_folder
 from triptych.family.folders import check_trained
 from triptych.images.geometry import Geometry
 from triptych.run import run_file
@@ -53,6 +54,7 @@ def open_run(folder: Path, out: Reporter) -> TrainedRun:
         raise ConfigError(f"{folder} holds no {RUN_FILE}: name a checkpoint, or the folder `final` of a run")
     settings = run_file.load(folder / RUN_FILE)
     files = read_model_files(settings.model.path)
+    check_base(folder, settings.model.path)
     if files.replaced is not None:
         out.line(files.replaced)
     encoder = make_encoder(files, settings)
@@ -67,13 +69,4 @@ def open_run(folder: Path, out: Reporter) -> TrainedRun:
             raise DataError(report.problems or report.dropped, f"no good sample is left in data.{split}")
         corpora[split] = select(settings, split, corpus)
         shrunk = shrunk or report.shrunk > 0
-    return TrainedRun(folder, settings, files, _weights_folder(settings.model.path), encoder.geometry, corpora, shrunk)
-
-
-def _weights_folder(path: str) -> Path:
-    """The folder of a model's weights; from the hub, they are loaded if need be."""
-    if Path(path).is_dir():
-        return Path(path)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(path, allow_patterns=["*.safetensors", "*.json"]))
+    return TrainedRun(folder, settings, files, weights_folder(settings.model.path), encoder.geometry, corpora, shrunk)

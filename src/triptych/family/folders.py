@@ -11,6 +11,8 @@ from typing import Any
 
 from triptych.errors import ConfigError, ModelError
 
+STATE = "triptych.json"
+"""What Triptych notes in a checkpoint about its run."""
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 
 _QUANTISED = re.compile(

@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 from triptych.errors import ModelError
 from triptych.family.adapters import read_adapter_config
 from triptych.family.family import Family
+from triptych.family.fingerprint import check_base
 from triptych.family.folders import ADAPTER_CONFIG
 from triptych.model.intact import check_numbers, load_whole, named
 from triptych.model.loading import load_model
@@ -104,14 +105,16 @@ def start_model(settings: ModelSettings) -> PreTrainedModel:
     return load_model(_from(settings, settings.path))
 
 
-def continue_adapters(model: PeftModel, folder: Path) -> None:
+def continue_adapters(model: PeftModel, folder: Path, base: str) -> None:
     """Give a model's fresh adapters, and what is trained in full beside them, the weights in ``folder``.
 
     Raises:
-        ModelError: if the file holds other tensors than this run trains, naming the first, or one is not finite.
+        ModelError: if they were trained on another base than ``base``, if the file holds other tensors than this run
+            trains, naming the first, or if one is not finite.
     """
     from peft import set_peft_model_state_dict
 
+    check_base(folder, base)
     wanted = _check_adapters(model, folder)
     tensors = load_file(folder / ADAPTER_WEIGHTS)
     for name, tensor in tensors.items():
@@ -128,6 +131,7 @@ def _adapted(settings: ModelSettings, folder: Path, *, trainable: bool) -> PeftM
     from peft import PeftModel
 
     read_adapter_config(folder)
+    check_base(folder, settings.path)
     base = load_model(_from(settings, settings.path))
     try:
         with warnings.catch_warnings():
@@ -151,7 +155,8 @@ def _check_adapters(adapted: PeftModel, folder: Path) -> dict[str, torch.Tensor]
     from peft import get_peft_model_state_dict
 
     stored = set(stored_tensors(folder, ADAPTER_WEIGHTS))
-    tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(adapted)
+    # Whether the vocabulary grew, peft would ask of the base by the name it had, which may be gone: it never does here.
+    tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     wanted = set(tensors)
     for names, said in ((wanted - stored, "lack"), (stored - wanted, "hold, and this base does not take,")):
         if names:

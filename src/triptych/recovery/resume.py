@@ -12,6 +12,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from triptych.errors import ConfigError, Origin, Problem
+from triptych.family.fingerprint import check_base
+from triptych.family.folders import STATE
 from triptych.planning.cost import model_cost
 from triptych.planning.plan import Plan
 from triptych.recovery import changed_settings, checkpoints, data_identity
@@ -26,8 +28,6 @@ from triptych.run.settings import RunSettings
 from triptych.run.sharing import decide_sharing
 
 RUN_FILE = "run.yaml"
-STATE = "triptych.json"
-"""What Triptych notes in a checkpoint about its run."""
 
 
 class FinishedError(ConfigError):
@@ -163,8 +163,10 @@ def go_on(resumed: Resumed, prepared: Prepared, stop: Stop, out: Reporter) -> St
 
     Raises:
         ConfigError: if a sample changed, or came or vanished where nothing may be skipped.
+        ModelError: if the base is another one.
     """
     settings, checkpoint, output = resumed.settings, resumed.checkpoint, Path(resumed.settings.output)
+    check_base(checkpoint, settings.model.path)
     now, place = _record(settings, prepared), None
     recorded = data_identity.read(output)
     if recorded is None or recorded.digest != resumed.state["samples"]:

@@ -57,7 +57,7 @@ def load_for_training(
     allow_any_length(device)
     model = set_up_training(loaded, family, settings, precision)
     if settings.adapter is not None and not isinstance(model, PreTrainedModel):
-        continue_adapters(model, Path(settings.adapter))
+        continue_adapters(model, Path(settings.adapter), settings.path)
     if checkpointing:
         checkpoint_layers(model)
     return model, attention

@@ -15,6 +15,8 @@ from triptych.errors import ConfigError, ModelError
 from triptych.estimate.devices import target_here
 from triptych.estimate.fit import fitted
 from triptych.estimate.forecast import Forecast
+from triptych.family import fingerprint
+from triptych.family.folders import STATE
 from triptych.forward.attention import Attention
 from triptych.forward.batch import RowDataset
 from triptych.forward.isolation import Isolation
@@ -25,7 +27,7 @@ from triptych.model.parts import PartSize, learning_parts, part_sizes
 from triptych.model.trainable import parameter_rates
 from triptych.recovery import resources
 from triptych.recovery.output_folder import FINAL
-from triptych.recovery.resume import RUN_FILE, STATE, Start, fresh, lost_samples
+from triptych.recovery.resume import RUN_FILE, Start, fresh, lost_samples
 from triptych.rows.builder import RowBuilder
 from triptych.rows.feature_store import FeatureReader
 from triptych.rows.loader import Loading, threads_per_worker
@@ -134,6 +136,8 @@ def _trainer(
     """Trainer over the planned rows, its packing checked with this model."""
     settings, files = context.settings, context.prepared.files
     note = context.start.note() | {"feature_cache": features.decision.on, "precision": name_of(context.precision)}
+    if is_main_process():  # the one that writes
+        note["base"] = context.start.state.get("base") or fingerprint.note(settings.model.path)
     extra = {RUN_FILE: run_file.to_yaml(settings), STATE: json.dumps(note)}
     learning = learning_parts(model, context.family)
     together = context.args.world_size > 1 and (context.sharded or not learning.isdisjoint(("vision", "merger")))
