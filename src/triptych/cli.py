@@ -13,7 +13,7 @@ import typer
 
 from triptych import __version__
 from triptych.commands.options import SourceOptions, takes_source
-from triptych.errors import TriptychError
+from triptych.errors import ConfigError, TriptychError
 from triptych.run.environment import wait_asleep
 
 app = typer.Typer(
@@ -215,17 +215,30 @@ def encode(
 @app.command(epilog=_example("convert"))
 @takes_source
 def convert(
-    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Data files and globs.")],
+    data: Annotated[
+        list[str],
+        typer.Argument(metavar="DATA... | THEIR.yaml", help="Data files and globs, or a run file of LLaMA-Factory."),
+    ],
     source: SourceOptions,
-    to: Annotated[Path, typer.Option(metavar="OUT.jsonl", help="File to write.")],
+    to: Annotated[
+        Path | None, typer.Option(metavar="OUT.jsonl | RUN.yaml", help="File to write; default: print the run file.")
+    ] = None,
     images: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write every image there, such that servers read it as training does."),
     ] = None,
 ) -> None:
-    """Write records of any shape that is read in the plainest one: messages with <image> marks, and images."""
+    """Write records of any shape in the plainest one: messages with <image> marks. Or another tool's run file as one
+    of Triptych's own."""
+    if data[0].endswith((".yaml", ".yml")):
+        from triptych.commands.convert import convert_run
+
+        convert_run(Path(data[0]), data[1:], to, source=source)
+        return
     from triptych.commands.convert import convert as run_convert
 
+    if to is None:
+        raise ConfigError("say with --to OUT.jsonl where to write the records")
     raise typer.Exit(run_convert(data, to, source=source, images=images))
 
 

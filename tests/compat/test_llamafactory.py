@@ -102,10 +102,11 @@ def test_defaults_are_those_of_llama_factory() -> None:
         ({"media_dir": "images"}, "data.train.0.media_dir", "images"),
         ({"max_samples": 100}, "data.train.0.first", 100),
         ({"mask_history": True}, "data.supervise", "last"),
-        ({"train_on_prompt": True}, "data.supervise", "all"),
+        ({"train_on_prompt": True}, "data.supervise", "everything"),
         ({"default_system": ""}, "data.system", ""),
         ({"val_size": 0.1}, "data.hold_out", 0.1),
         ({"val_size": 20}, "data.hold_out", 20),
+        ({"val_size": 20}, "data.hold_out_by", "rows"),
         ({"neat_packing": True, "per_device_train_batch_size": 1}, "batch.tokens", 2048),
         ({"neat_packing": True}, "data.too_long", "drop"),
         ({"gradient_accumulation_steps": 4}, "train.rows_per_step", 4),
@@ -114,6 +115,7 @@ def test_defaults_are_those_of_llama_factory() -> None:
         ({"num_train_epochs": "2.0"}, "train.epochs", 2),
         ({"num_train_epochs": 2.5}, "train.epochs", 2.5),
         ({"max_steps": 7}, "train.max_steps", 7),
+        ({"max_steps": 7}, "train.epochs", None),
         ({"disable_shuffling": True}, "train.shuffle", False),
         ({"disable_gradient_checkpointing": True}, "train.gradient_checkpointing", False),
         ({"save_strategy": "epoch"}, "train.save_every", "epoch"),
@@ -259,6 +261,24 @@ def test_the_native_file_reads_back_the_same_from_any_folder(tmp_path: Path, mon
     loaded = run_file.load("run.yaml")
     assert run_file.absolute_paths(loaded.model_dump(mode="json")) == before
     assert loaded.output == str(tmp_path / "saves" / "one")
+
+
+def test_convert_writes_the_native_file_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_theirs(tmp_path)
+    code, text = said(capsys, "convert", "their.yaml", "lora_rank=4", "data.workers=1", "--to", "native/run.yaml")
+    assert (code, text.count("differs:")) == (0, 1), text
+    settings = run_file.load("native/run.yaml")
+    assert (settings.model.lora.rank, settings.data.workers) == (4, 1)
+    assert not (tmp_path / "saves").exists()
+    code, text = said(capsys, "convert", "their.yaml", "--to", "native/run.yaml")
+    assert (code, "there already" in text) == (1, True), text
+    code, text = said(capsys, "convert", "native/run.yaml")
+    assert (code, "Triptych's own already" in text) == (1, True), text
+    code, text = said(capsys, "convert", "their.yaml", "--mark", "<i>")
+    assert (code, "for data files" in text) == (1, True), text
 
 
 def test_commands_take_their_file_and_say_what_differs_once(

@@ -1,4 +1,4 @@
-"""``triptych convert``: records of any shape that is read, written in the plainest one.
+"""``triptych convert``: records of any shape that is read, written in the plainest one; run files of other tools.
 
     {"messages": [{"role", "content"}], "images": [...], "task", "id"}      <image> in a content is the next image
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from typing import IO, Any
 import orjson
 
 from triptych.commands.options import SourceOptions, refuse_to_overwrite
+from triptych.compat.loading import open_for, to_yaml
 from triptych.corpus.executor import Engine
 from triptych.errors import ConfigError, Origin, Problem, SampleError
 from triptych.images import identity, measure, pixels
@@ -114,6 +116,36 @@ def convert(
         raise ConfigError(f"cannot write {to}: {error.strerror or error}") from error
     out.line(_summary(targets, written, read, report.samples - written.samples))
     return 1 if problems else 0
+
+
+def convert_run(run: Path, overrides: Sequence[str], to: Path | None, *, source: SourceOptions) -> None:
+    """Write another tool's run file as one of Triptych's own, or print it; nothing else is read but what it names.
+
+    Args:
+        run: the run file.
+        overrides: ``key=value``, in the names of its tool or of Triptych's settings.
+        to: the YAML file to write; None for standard output.
+        source: options for data files, of which a run file takes none.
+
+    Raises:
+        ConfigError: if it cannot be translated, is Triptych's own already, or ``to`` cannot be written.
+    """
+    if source.given():
+        raise ConfigError(f"{', '.join(source.given())}: for data files; a run file says how its data is read")
+    out = Terminal()
+    opened = open_for(run, overrides, out)
+    text = to_yaml(opened)
+    if to is None:
+        sys.stdout.write(text)
+        return
+    if to.exists():
+        raise ConfigError(f"{to} is there already; choose another name, or remove it")
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {to}: {error.strerror or error}") from error
+    out.line(f"wrote {to}; next: triptych check {to}")
 
 
 @contextmanager

@@ -200,7 +200,7 @@ class PlanView:
         target, planned = self.forecast.target, self.planned
         return {
             "samples": len(planned.samples),
-            "epochs": self.settings.train.epochs,
+            "epochs": round(planned.epochs, 2),
             "rows": len(planned),
             "steps": _steps(self.settings, planned),
             "tokens": int(self.rows.tokens.sum()),
@@ -232,12 +232,12 @@ def _steps(settings: RunSettings, planned: Plan) -> int:
 
 
 def _plan_table(settings: RunSettings, prepared: Prepared, planned: Plan, rows: RowSums) -> Table:
-    epochs = settings.train.epochs
+    epochs = max(planned.epochs, 1e-9)
     tokens, patches = int(rows.tokens.sum()), int(rows.patches.sum())
     image_tokens = patches // prepared.encoder.geometry.merge_size**2
     lines = [
         ("samples per epoch", f"{len(planned.samples) / epochs:,.0f}"),
-        ("epochs", f"{epochs}"),
+        ("epochs", f"{epochs:.4g}"),
         ("rows", f"{len(planned):,}"),
         ("steps", f"{_steps(settings, planned):,}"),
         ("samples per row, mean", f"{len(planned.samples) / max(1, len(planned)):.1f}"),

@@ -81,7 +81,10 @@ def to_yaml(opened: Opened) -> str:
     """
     if opened.tool is None:
         raise ConfigError("this is a run file of Triptych's own already")
-    return run_file.dumped(run_file.absolute_paths(dict(opened.content)))
+    content = dict(opened.content)
+    for override in opened.overrides:
+        run_file.override(content, override)
+    return run_file.dumped(run_file.absolute_paths(content))
 
 
 def _llamafactory(path: str | Path, content: Mapping[str, Any], overrides: Sequence[str]) -> Opened:

@@ -32,6 +32,10 @@ SCHEMA = pa.schema(
         ("slots", pa.list_(pa.int32())),  # (N,) index of each image among the U
         ("images", pa.list_(pa.int64())),  # (N,) number of each image in the table of images
         ("supervised", pa.int64()),
+        (
+            "supervised_images",
+            pa.int32(),
+        ),  # whose tokens are targets; one of each is counted above
         ("thinking_dropped", pa.int32()),  # answers whose thinking the chat template leaves out
         ("control_texts", pa.int32()),  # strings of control tokens that were taken as text
         ("line", pa.int64()),
@@ -222,6 +226,7 @@ def _columns(
         _lists(encoded.slots, encoded.slot_bounds),
         _lists(images, image_bounds),
         pa.array(np.diff(running[encoded.span_bounds // 2])),
+        pa.array([_learned_images(conversation) for conversation in conversations], pa.int32()),
         pa.array(encoded.thinking_dropped),
         pa.array(encoded.control_texts),
         *(_places(conversations, name) for name in ("line", "at")),
@@ -233,6 +238,13 @@ def _columns(
 
 def _box_bounds(encoded: EncodedBatch) -> NDArray[np.int32]:
     return np.zeros(len(encoded) + 1, np.int32) if encoded.box_bounds is None else encoded.box_bounds * 4
+
+
+def _learned_images(conversation: Conversation) -> int:
+    """Images whose tokens are targets."""
+    if not conversation.with_images:
+        return 0
+    return sum(isinstance(part, int) for turn in conversation.turns if turn.supervised for part in turn.parts)
 
 
 def _places(conversations: Sequence[Conversation], name: str) -> pa.Array:

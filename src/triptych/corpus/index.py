@@ -31,7 +31,7 @@ from triptych.sources import readers, storage
 from triptych.sources.records import Source
 from triptych.text.template import Template
 
-FORMAT = 13
+FORMAT = 14
 """Raised when the columns or the meaning of one change: older indexes are then built again."""
 
 

@@ -58,20 +58,21 @@ class SampleLengths:
         """The columns of ``LENGTHS``."""
         image_tokens = self._natural_tokens()
         columns: list[list[NDArray[Any]]] = [[np.empty(0, kind.type.to_pandas_dtype())] for kind in LENGTHS]
-        columns_of_text = ("thinking_dropped", "control_texts")
+        columns_of_text = ("supervised_images", "thinking_dropped", "control_texts")
         for start, file, first_image, (
             images,
             ids,
             weights,
             boxes,
             supervised,
+            learned,
             *counts_of_text,
         ) in self.index.sample_batches("images", "ids", "weights", "boxes", "supervised", *columns_of_text):
             numbers, offsets = images.values.to_numpy() + first_image, images.offsets.to_numpy()
             counts = np.diff(offsets)
             pixels = _sums(image_tokens[numbers], offsets)
             text = np.diff(ids.offsets.to_numpy()) - (counts if self.encoder else 0)
-            targets = supervised.to_numpy().copy()
+            targets = supervised.to_numpy() + _more_targets(learned.to_numpy(), counts, pixels)
             good = _sums(self.sizes.bad[numbers], offsets) == 0
             for place in np.flatnonzero(~good).tolist():
                 self._report_images(start + place, numbers[offsets[place] : offsets[place + 1]])
@@ -161,7 +162,10 @@ class SampleLengths:
             return None
         self.shrunk += fitted.shrunk
         tokens = sum(self.encoder.geometry.tokens(*size) for size in fitted.resized)
-        return len(fitted.encoded.ids) - len(measured), tokens, int(fitted.encoded.supervised.sum())
+        supervised = fitted.encoded.supervised
+        learned = int(supervised[fitted.encoded.slots].sum())
+        targets = int(supervised.sum()) + int(_more_targets(*map(np.array, (learned, len(measured), tokens))))
+        return len(fitted.encoded.ids) - len(measured), tokens, targets
 
     def _report_images(self, sample: int, numbers: NDArray[np.int64]) -> None:
         origin = self.index.origin(sample)
@@ -170,6 +174,14 @@ class SampleLengths:
             if error is not None:
                 problem = Problem(error.code, origin, error.message, image=place)
                 self.found.append((self.index.file_of(sample), problem))
+
+
+def _more_targets(learned: NDArray[Any], images: NDArray[Any], tokens: NDArray[Any]) -> NDArray[np.int64]:
+    """Targets that come to those counted with one token per image, where ``learned`` of the images are targets; of a
+    sample that learns some of its images only, by their mean size."""
+    share = learned / np.maximum(images, 1)
+    more: NDArray[np.int64] = np.rint(tokens * share).astype(np.int64) - learned
+    return more
 
 
 def _sums(values: NDArray[Any], offsets: NDArray[np.int32]) -> NDArray[np.int64]:

@@ -97,6 +97,11 @@ class Plan:
             return found
         return found - _sums(self.saved.costs, self.bounds)
 
+    @property
+    def epochs(self) -> float:
+        """Passes over the samples, the last one perhaps in part."""
+        return self.epoch_of(len(self))
+
     def epoch_of(self, row: int) -> float:
         """Epochs completed once ``row`` rows are done, with its fraction."""
         epoch = min(int(np.searchsorted(self.epoch_bounds, row, side="right")) - 1, len(self.epoch_bounds) - 2)

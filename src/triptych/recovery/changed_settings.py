@@ -57,6 +57,7 @@ FATES: dict[str, tuple[Fate, str]] = {
     "data.eval": ("applied", "evaluation losses before and after are of different samples"),
     "data.min_pixels": ("refused", SHAPES_ROWS),
     "data.max_pixels": ("refused", SHAPES_ROWS),
+    "data.hold_out_by": ("refused", "it decides which samples are learned"),
     "data.resize": ("refused", SHAPES_ROWS),
     "data.sample_image_tokens": ("refused", SHAPES_ROWS),
     "data.max_tokens": ("refused", SHAPES_ROWS),

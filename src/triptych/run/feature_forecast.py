@@ -132,7 +132,7 @@ def forecast(
 def _evaluations(train: TrainSettings, plan: Plan) -> int:
     """Evaluation losses of a run."""
     if train.eval_every == "epoch":
-        return train.epochs
+        return len(plan.epoch_bounds) - 1
     if train.eval_every is None:
         return 0
     return -(-len(plan) // train.rows_per_step) // train.eval_every

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from triptych.run.selection import SPLITS as SPLITS
 from triptych.run.selection import Split as Split
 from triptych.run.selection import select
 from triptych.run.settings import RunSettings
+from triptych.run.settings.training import TrainSettings
 from triptych.sources.records import Source
 
 REJECTED = "rejected.jsonl"
@@ -218,18 +220,38 @@ def plan_rows(
         ConfigError: if the sources' shares leave no sample in an epoch.
     """
     train = settings.train
-    plan = make_plan(
-        lengths,
-        settings.row_spec(),
-        epochs=train.epochs,
-        seed=train.seed,
-        world_size=world_size,
-        rows_per_step=train.rows_per_step,
-        costs=costs,
-        mixture=train_mixture(settings, sources),
-        sharing=sharing,
-    )
-    return plan if train.max_steps is None else plan.first(train.max_steps * train.rows_per_step)
+
+    def planned(epochs: int) -> Plan:
+        return make_plan(
+            lengths,
+            settings.row_spec(),
+            epochs=epochs,
+            seed=train.seed,
+            world_size=world_size,
+            rows_per_step=train.rows_per_step,
+            costs=costs,
+            mixture=train_mixture(settings, sources),
+            sharing=sharing,
+        )
+
+    return _cut(planned, train)
+
+
+def _cut(planned: Callable[[int], Plan], train: TrainSettings) -> Plan:
+    """As many epochs as the settings ask for, the last one in part; without their number, as ``max_steps`` needs."""
+    most = None if train.max_steps is None else train.max_steps * train.rows_per_step
+    if train.epochs is None:
+        assert most is not None  # the settings see to it
+        epochs = math.ceil(most / max(1, len(planned(1))))
+        while len(plan := planned(epochs)) < most:
+            epochs += 1
+        return plan.first(most)
+    plan, whole = planned(math.ceil(train.epochs)), int(train.epochs)
+    if train.epochs != whole:
+        first, last = plan.epoch_bounds[whole : whole + 2].tolist()
+        rows = first + math.ceil((train.epochs - whole) * (last - first))
+        plan = plan.first(-(-rows // train.rows_per_step) * train.rows_per_step)
+    return plan if most is None else plan.first(most)
 
 
 def write_rejected(output: Path, problems: Sequence[Problem], out: Reporter) -> None:

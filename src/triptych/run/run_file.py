@@ -101,8 +101,8 @@ def from_mapping(content: Mapping[str, Any], overrides: Sequence[str] = (), name
 
 
 def _validated(content: dict[str, Any], overrides: Sequence[str], name: str) -> RunSettings:
-    for override in overrides:
-        _override(content, override)
+    for setting in overrides:
+        override(content, setting)
     try:
         return RunSettings.model_validate(_with_listed_data(content))
     except ValidationError as error:
@@ -142,14 +142,19 @@ for _class in (_Loader, _Dumper):
     )
 
 
-def _override(content: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
+def override(content: dict[str, Any], setting: str) -> None:
+    """Set ``key=value`` in the content of a run file.
+
+    Raises:
+        ConfigError: if it is no override, or there is nothing at its key.
+    """
+    key, equals, text = setting.partition("=")
     if not equals or not key:
-        raise ConfigError(f"{override!r} is not an override; write key=value, for example train.epochs=3")
+        raise ConfigError(f"{setting!r} is not an override; write key=value, for example train.epochs=3")
     try:
         value = parsed(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
+        raise ConfigError(f"override {setting!r}: the value is not valid YAML") from error
     *groups, last = key.split(".")
     target: Any = content
     for name in groups:
@@ -158,13 +163,13 @@ def _override(content: dict[str, Any], override: str) -> None:
         elif isinstance(target, dict):
             target = target.setdefault(name, {})
         else:
-            raise ConfigError(f"override {override!r}: there is nothing at {name!r}")
+            raise ConfigError(f"override {setting!r}: there is nothing at {name!r}")
     if isinstance(target, list) and last.isdecimal() and int(last) < len(target):
         target[int(last)] = value
     elif isinstance(target, dict):
         target[last] = value
     else:
-        raise ConfigError(f"override {override!r}: {last!r} cannot be set there")
+        raise ConfigError(f"override {setting!r}: {last!r} cannot be set there")
 
 
 def _from_folder(content: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Samples that share an image, directly or through other samples, are a group; a g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -36,7 +37,8 @@ def select(settings: RunSettings, split: Split, corpus: Corpus) -> Corpus:
     sources = settings.data.eval if split == "eval" and held_out is None else settings.data.train
     kept = _of_sources(corpus.sources, sources, settings.train.seed, with_most=sources is settings.data.eval)
     if held_out is not None:
-        chosen = hold_out(corpus, kept, held_out, settings.train.seed)
+        draw = hold_out_rows if settings.data.hold_out_by == "rows" else hold_out
+        chosen = draw(corpus, kept, held_out, settings.train.seed)
         kept = chosen if split == "eval" else np.setdiff1d(kept, chosen)
     return corpus if len(kept) == len(corpus) else corpus.subset(kept)
 
@@ -69,8 +71,7 @@ def hold_out(corpus: Corpus, among: NDArray[np.int64], wanted: float, seed: int)
         ConfigError: if there are not as many, or no group is small enough.
     """
     count = round(wanted * len(among)) if wanted < 1 else int(wanted)
-    if not 0 < count < len(among):
-        raise ConfigError(f"data.hold_out: {wanted:g} of {len(among):,} samples leaves no sample on one of the sides")
+    _check_count(count, len(among), wanted)
     groups = groups_by_image(len(corpus), *corpus.image_uses())[among]
     _, first, group, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
     # By the place in the data, not the number of the sample: another sample that is gone changes nothing.
@@ -87,6 +88,27 @@ def hold_out(corpus: Corpus, among: NDArray[np.int64], wanted: float, seed: int)
         )
     chosen: NDArray[np.int64] = among[taken[group]]
     return chosen
+
+
+def hold_out_rows(
+    corpus: Corpus,  # noqa: ARG001
+    among: NDArray[np.int64],
+    wanted: float,
+    seed: int,
+) -> NDArray[np.int64]:
+    """The samples to hold out, in rising order: those that ``datasets.Dataset.train_test_split`` takes by this seed.
+
+    Arguments and errors are those of ``hold_out``.
+    """
+    count = math.ceil(wanted * len(among)) if wanted < 1 else int(wanted)
+    _check_count(count, len(among), wanted)
+    chosen: NDArray[np.int64] = np.sort(among[np.random.default_rng(seed).permutation(len(among))[:count]])
+    return chosen
+
+
+def _check_count(count: int, samples: int, wanted: float) -> None:
+    if not 0 < count < samples:
+        raise ConfigError(f"data.hold_out: {wanted:g} of {samples:,} samples leaves no sample on one of the sides")
 
 
 def groups_by_image(count: int, samples: NDArray[np.int64], images: NDArray[np.int64]) -> NDArray[np.int64]:

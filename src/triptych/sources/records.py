@@ -18,7 +18,7 @@ KINDS: dict[str, Kind] = {
 """By the ending of a data file, upper or lower case."""
 Marks = Literal["inline", "first", "auto"]
 RoleRule = Literal["alternate", "merge", "keep"]
-Supervise = Literal["answers", "last", "all"]
+Supervise = Literal["answers", "last", "all", "everything"]
 COLUMNS = (
     *(
         "messages",

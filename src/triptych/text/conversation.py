@@ -42,6 +42,8 @@ class Conversation:
     """Names and boxes of objects: the k-th takes the place of character ``OBJECT`` + k in the texts."""
     whole: bool = False
     """Whether everything is learned, headers of turns too, and not only answers."""
+    with_images: bool = False
+    """Whether the tokens of images are learned, too, where their turn is."""
 
 
 def parse(record: Record, source: Source) -> Conversation:
@@ -109,10 +111,14 @@ class _RecordReader(TurnReader):
             self.fail("marker-count", mismatch)
         if self.problems:
             raise SampleError(self.problems)
-        whole = self.source.supervise == "all"
         turns = self._with_system(turns)
         objects = tuple(self.objects.taken) if self.objects is not None else ()
-        return Conversation(tuple(turns), tuple(images), self.origin, self._task(), weight, objects, whole)
+        told = tuple(turns), tuple(images), self.origin, self._task(), weight, objects
+        return Conversation(*told, whole=self._whole, with_images=self.source.supervise == "everything")
+
+    @property
+    def _whole(self) -> bool:
+        return self.source.supervise in ("all", "everything")
 
     def _read_objects(self, read: set[str]) -> None:
         """Boxes that the record keeps beside its text."""
@@ -190,7 +196,7 @@ class _RecordReader(TurnReader):
 
     def _turn(self, role: Role, parts: Iterable[str | int]) -> Turn:
         """A turn that is no answer."""
-        return Turn(role, tuple(parts), float(self.source.supervise == "all"))
+        return Turn(role, tuple(parts), float(self._whole))
 
     def _merged(self, turns: list[Turn]) -> list[Turn]:
         """Neighbouring turns of one role as one, with a line break between them."""

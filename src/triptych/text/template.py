@@ -259,8 +259,9 @@ class Template:
                 if isinstance(part, str):
                     text(part, weight)
                 else:
-                    # An image is context, also inside an answer, and never a target: no model of the family draws.
-                    segments.append((self._image, 0, 0.0, True))
+                    # An image is context, also inside an answer: no model of the family draws. It is a target only
+                    # where a source asks for everything, as another tool has it.
+                    segments.append((self._image, 0, weight if conversation.with_images else 0.0, True))
             segments.append((self._turn_footer, 0, weight, False))
         return segments
 

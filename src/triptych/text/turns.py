@@ -164,7 +164,7 @@ class TurnReader:
             return None
         if answer and not any(isinstance(part, str) and part.strip() for part in parts):
             self.fail("empty-answer", "the answer has no text; write one or remove the turn", turn=number)
-        learned = answer or self.naming.source.supervise == "all"
+        learned = answer or self.naming.source.supervise in ("all", "everything")
         return Turn(role, tuple(parts), weight if learned else 0.0)
 
     def _one_of(self, message: Mapping[str, Any], keys: tuple[str, ...], number: int) -> tuple[Any, str]:

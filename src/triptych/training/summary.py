@@ -9,15 +9,12 @@ from typing import Any
 
 from triptych.planning.plan import Plan
 from triptych.run.reporter import Reporter
-from triptych.run.settings import RunSettings
 
 CURVE = "loss.png"
 SUMMARY = "summary.json"
 
 
-def write_summary(
-    output: Path, settings: RunSettings, history: Sequence[Mapping[str, Any]], plan: Plan, lost: int, out: Reporter
-) -> None:
+def write_summary(output: Path, history: Sequence[Mapping[str, Any]], plan: Plan, lost: int, out: Reporter) -> None:
     """Write ``summary.json`` and, where matplotlib is installed, ``loss.png``; print the figures."""
     losses = [entry["loss"] for entry in history if "loss" in entry]
     held_out = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
@@ -27,7 +24,7 @@ def write_summary(
     summary = {
         "steps": max((entry.get("step", 0) for entry in history), default=0),
         "rows": len(plan),
-        "epochs": settings.train.epochs,
+        "epochs": round(plan.epochs, 2),
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
         "last_eval_loss": held_out[-1] if held_out else None,

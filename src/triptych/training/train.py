@@ -182,7 +182,7 @@ def _run(trainer: RowTrainer, start: Start) -> None:
 def _summarize(trainer: RowTrainer, context: TrainingContext, out: Reporter) -> None:
     output, plan = context.output, context.plans["train"]
     try:
-        write_summary(output, context.settings, trainer.state.log_history, plan, len(lost_samples(output)), out)
+        write_summary(output, trainer.state.log_history, plan, len(lost_samples(output)), out)
     except OSError as error:
         out.line(f"no summary: {resources.explain(error, output) or error}; the model is written")
 
@@ -292,7 +292,7 @@ def _print_start(context: TrainingContext, out: Reporter) -> None:
     out.line(
         f"{context.family.name}, {settings.model.train}, {name_of(context.precision)}: "
         f"{len(corpus):,} samples of {tokens:,} tokens ({int(corpus.supervised.sum()):,} supervised), "
-        f"{rows:,} rows in {settings.train.epochs} epochs, {steps:,} steps"
+        f"{rows:,} rows in {context.plans['train'].epochs:.4g} epochs, {steps:,} steps"
     )
     wanted = settings.train.max_steps
     if wanted is not None and steps < wanted:

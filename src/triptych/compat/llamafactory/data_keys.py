@@ -26,7 +26,7 @@ DATA: Rows = {
         "the text is cut, even within an image. With packing `data.too_long: drop`, as there",
         2048,
     ),
-    "train_on_prompt": becomes("`data.supervise: all`", False),
+    "train_on_prompt": becomes("`data.supervise: everything`", False),
     "mask_history": becomes("`data.supervise: last`", False),
     "mix_strategy": becomes(
         "`concat` and `interleave_once`: every sample once. `interleave_under` and `interleave_over`: `weight` of the "
@@ -35,7 +35,7 @@ DATA: Rows = {
     ),
     "interleave_probs": becomes("`weight` of each source", kind="names"),
     "max_samples": becomes("`first` of every source: the first so many, as there", kind="whole"),
-    "val_size": becomes("`data.hold_out`, drawn by the same permutation, so that the same samples are held out", 0.0),
+    "val_size": becomes("`data.hold_out` with `hold_out_by: rows`: the same samples are held out as there", 0.0),
     "packing": becomes(
         "`batch.tokens: cutoff_len`. Samples of a row never see each other here; there they do without `neat_packing`",
         kind="flag",

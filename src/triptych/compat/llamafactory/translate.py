@@ -78,7 +78,7 @@ def _data(values: Mapping[str, Any], around: Surroundings, notes: Notes) -> dict
         data["eval"] = [_source(listed, values) for listed in around.eval]
     if values["val_size"] > 1e-6:
         size = values["val_size"]
-        data["hold_out"] = int(size) if size > 1 else size
+        data |= {"hold_out": int(size) if size > 1 else size, "hold_out_by": "rows"}
     data |= {
         "resize": "llamafactory",
         "max_pixels": values["image_max_pixels"],
@@ -86,7 +86,7 @@ def _data(values: Mapping[str, Any], around: Surroundings, notes: Notes) -> dict
     }
     data |= {"max_tokens": values["cutoff_len"], "too_long": "drop" if _packs(values) else "shrink"}
     if values["train_on_prompt"] or values["mask_history"]:
-        data["supervise"] = "all" if values["train_on_prompt"] else "last"
+        data["supervise"] = "everything" if values["train_on_prompt"] else "last"
     if values["default_system"] is not None:
         data["system"] = values["default_system"]
     if any(listed.remote for listed in (*around.train, *around.eval)):
@@ -142,7 +142,7 @@ def _train(values: Mapping[str, Any], around: Surroundings, notes: Notes) -> dic
     if rows > 1:
         train["average"] = "rows"
     if values["max_steps"] > 0:
-        train["max_steps"] = values["max_steps"]
+        train |= {"epochs": None, "max_steps": values["max_steps"]}
     if values["disable_shuffling"]:
         train["shuffle"] = False
     else:

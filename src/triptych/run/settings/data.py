@@ -115,6 +115,9 @@ class DataSettings(Settings):
     hold_out: Annotated[float, Field(gt=0, lt=1)] | PositiveInt | None = None
     """Instead of ``eval``: the part (0.1) or number (200) of the samples of ``train`` that are held out; samples that
     share an image stay together."""
+    hold_out_by: Literal["images", "rows"] = "images"
+    """What is held out together: samples that share an image (``images``), or each for itself (``rows``), drawn as
+    ``train_test_split`` of ``datasets`` draws them, and with it LLaMA-Factory."""
     system: str | None = None
     """System prompt of records that have none; default: what the model's chat template does."""
     min_pixels: PositiveInt | None = None
@@ -129,7 +132,8 @@ class DataSettings(Settings):
     max_tokens: PositiveInt | None = None
     """Tokens of one sample, images included."""
     supervise: Supervise = "answers"
-    """What is learned: every answer (``answers``), a dialogue's last one (``last``), or all text (``all``)."""
+    """What is learned: every answer (``answers``), a dialogue's last one (``last``), all text (``all``), or
+    the tokens of images, too (``everything``)."""
     too_long: TooLong = "shrink"
     """What happens over ``max_tokens``: shrink the images, drop the sample, report an error, or cut text too."""
     on_error: Literal["stop", "skip"] = "stop"

@@ -55,8 +55,8 @@ class BatchSettings(Settings):
 class TrainSettings(Settings):
     """The optimisation."""
 
-    epochs: PositiveInt = 1
-    """Passes over the samples."""
+    epochs: PositiveFloat | None = 1
+    """Passes over the samples; 2.5 ends in the middle of the third. None for as many as ``max_steps`` needs."""
     learning_rate: PositiveFloat = 1e-5
     """Peak learning rate."""
     part_learning_rates: dict[PartOrLayers, PositiveFloat] = {}
@@ -100,6 +100,12 @@ class TrainSettings(Settings):
     """Optimizer steps between evaluation losses, where there is eval data; None for no evaluation in training."""
     hf: dict[str, Any] = {}
     """More for transformers' ``TrainingArguments``, by its name there; what would have no effect is refused."""
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.epochs is None and self.max_steps is None:
+            raise ValueError("a run ends after `epochs` or `max_steps`; give one of them")
+        return self
 
     @property
     def logits_bytes(self) -> int | None:

@@ -169,7 +169,7 @@ def _columns(entry: Mapping[str, Any], where: str) -> tuple[dict[str, str], list
             raise ConfigError(f"{where}: `columns.{name}` is {key!r}: video and audio are not supported")
     read = {*columns.values(), *(key for name in ("tools", "videos", "audios") if (key := named[name]))}
     unread = [key for name, keys in UNREAD.items() for key in keys if key not in read]
-    unread += [key for key in DIALOGUES if key not in read]
+    unread += [key for key in (*DIALOGUES, "objects") if key not in read]
     unread += [
         key for name in ("chosen", "rejected", "kto_tag") if (key := named[name]) and key not in (*unread, *read)
     ]
