@@ -296,7 +296,7 @@ def _print_start(context: TrainingContext, out: Reporter) -> None:
     )
     wanted = settings.train.max_steps
     if wanted is not None and steps < wanted:
-        found = f"{wanted:,} steps are not reached in {settings.train.epochs} epochs"
+        found = f"{wanted:,} steps are not reached in {settings.train.epochs:g} epochs"
         out.line(f"train.max_steps: {found}; raise train.epochs")
     if context.start.checkpoint is not None:
         out.line(f"resuming from {context.start.checkpoint}")
