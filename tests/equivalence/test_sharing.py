@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,28 @@ def test_what_is_shared_is_there_once(prepared: Prepared) -> None:
     else:
         assert batch.input_ids.shape[1] < 0.6 * alone
         assert batch.paths.shared
+        assert batch.distinct is not None
+        assert len(batch.distinct.targets) < len(batch.targets), "a target that samples share is computed once"
         predicts = np.unique(np.stack((batch.logits_to_keep, batch.targets)), axis=1)
         assert len(np.unique(predicts[0])) < predicts.shape[1], "a last shared token predicts different first tokens"
+
+
+def test_each_sample_weighs_what_it_weighs_alone(prepared: Prepared) -> None:
+    """A shared target counts by the sum of its weights, and the losses that are told apart are each sample's own."""
+    model, forward = model_with(prepared, ATTENTION["sample_sdpa"])
+    order = in_order(prepared)
+    batch = row(prepared, order)
+    samples = batch.sample_of_target()
+    batch = replace(batch, weights=1.0 + samples % 3)
+    filler = prepared.encoder.template.filler()
+    with torch.no_grad():
+        found, each = forward.losses(model, batch)
+        expected = torch.zeros(())
+        for number, index in enumerate(order):
+            own, losses = forward.losses(model, build_batch(prepared.corpora["train"], [index], filler=filler))
+            assert torch.allclose(each[samples == number], losses, atol=1e-5), f"sample {index}"
+            expected = expected + own * (1 + number % 3)
+    assert relative(found, expected) < TOLERANCE
 
 
 def test_the_tower_sees_each_image_once(prepared: Prepared) -> None:
@@ -169,6 +190,7 @@ def test_unpacked_its_samples_are_what_they_are_alone(prepared: Prepared) -> Non
             "image_grid_thw",
             "logits_to_keep",
             "targets",
+            "weights",
             "cu_seqlens",
         ):
             assert torch.equal(getattr(part, name), getattr(single, name)), f"sample {index}: {name}"

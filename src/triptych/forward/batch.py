@@ -15,7 +15,7 @@ from triptych.planning.plan import Plan
 from triptych.rows.builder import KnownFeatures, Row, RowBuilder, Share
 from triptych.rows.feature_store import FeatureReader
 from triptych.rows.loader import Loading, RowLoader
-from triptych.rows.paths import Paths
+from triptych.rows.paths import DistinctTargets, Paths
 from triptych.rows.row_images import KNOWN
 from triptych.text.template import Encoded
 
@@ -58,6 +58,22 @@ class SamplePaths:
 
 
 @dataclass(frozen=True, slots=True)
+class RowTargets:
+    """The S targets of a row without repetition: D pairs of a token that predicts and what it predicts."""
+
+    logits_to_keep: torch.Tensor
+    """(D,) int64 positions"""
+    targets: torch.Tensor
+    """(D,) int64 the tokens to predict there"""
+    numbers: torch.Tensor
+    """(S,) int64 which of the D each target is"""
+
+    def sums(self, weights: torch.Tensor) -> torch.Tensor:
+        """(D,) of the (S,) weights of the targets."""
+        return weights.new_zeros(len(self.targets)).index_add(0, self.numbers, weights)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """One row of samples that cannot see each other. T tokens, S targets, P patches, N images, B samples."""
 
@@ -89,6 +105,8 @@ class Batch:
     """None in a run that keeps no features: then ``pixels`` are those of the N images, or of those in ``shown``."""
     shown: tuple[int, ...] | None = None
     """(N,) which image in ``pixels`` each is, where some show the same; None where each has pixels of its own."""
+    distinct: RowTargets | None = None
+    """Its targets without repetition, where samples share some; None where none comes twice."""
 
     @property
     def max_seqlen(self) -> int:
@@ -155,7 +173,8 @@ class Batch:
         tensors = {name: function(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
         features = self.features and replace(self.features, known=function(self.features.known))
         paths = replace(self.paths, tokens=function(self.paths.tokens), kept=function(self.paths.kept))
-        return replace(self, features=features, paths=paths, **tensors)  # type: ignore[arg-type]
+        distinct = self.distinct and RowTargets(*(function(getattr(self.distinct, n)) for n in RowTargets.__slots__))
+        return replace(self, features=features, paths=paths, distinct=distinct, **tensors)  # type: ignore[arg-type]
 
 
 def build_batch(
@@ -177,8 +196,16 @@ def to_batch(row: Row) -> Batch:
     """The same row as tensors over the same memory."""
     values = {name: getattr(row, name) for name in Row.__slots__}
     tensors = {name: torch.from_numpy(value) for name, value in values.items() if hasattr(value, "dtype")}
-    nested = {"features": row.features and _features(row.features), "paths": _paths(row.paths)}
+    nested = {
+        "features": row.features and _features(row.features),
+        "paths": _paths(row.paths),
+        "distinct": row.distinct and _distinct(row.distinct),
+    }
     return Batch(**{**values, **tensors, **nested})
+
+
+def _distinct(found: DistinctTargets) -> RowTargets:
+    return RowTargets(*(torch.from_numpy(getattr(found, name)) for name in DistinctTargets.__slots__))
 
 
 def _paths(found: Paths) -> SamplePaths:

@@ -82,7 +82,7 @@ class FlopCounter:
             "vision": patches,
             "merger": patches // self.merge,
             "language": batch.input_ids.shape[1],
-            "head": len(batch.targets),
+            "head": len(batch.targets if batch.distinct is None else batch.distinct.targets),
         }
         total = sum(count * self.passes[key] for key, count in units.items())
         paths = batch.paths

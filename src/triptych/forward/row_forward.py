@@ -61,7 +61,7 @@ class RowForward:
         tower, losses, each = RowTower(model, self.normalizer, whole), [], []
         for row, images in self._parts(whole):
             with tower.showing(images, self._inputs(row)) as inputs:
-                loss, of_targets = head_loss.summed_loss(model, inputs, row.targets, row.weights, limit)
+                loss, of_targets = _head_loss(model, inputs, row, limit)
             losses.append(loss)
             each.append(of_targets)
         return torch.stack(losses).sum(), torch.cat(each)
@@ -101,6 +101,16 @@ class RowForward:
         elif len(row.image_grid_thw):
             inputs |= {"pixel_values": self.normalizer.repeated(row.pixels), "image_grid_thw": row.image_grid_thw}
         return inputs | self.isolation.arguments(row) | self.attention.arguments(row)
+
+
+def _head_loss(model: nn.Module, inputs: dict[str, Any], row: Batch, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """``head_loss.summed_loss`` of a row, a target that several samples share computed once."""
+    found = row.distinct
+    if found is None:
+        return head_loss.summed_loss(model, inputs, row.targets, row.weights, limit)
+    inputs = inputs | {"logits_to_keep": found.logits_to_keep}
+    loss, each = head_loss.summed_loss(model, inputs, found.targets, found.sums(row.weights), limit)
+    return loss, each[found.numbers]
 
 
 PIXEL_INPUTS = ("pixel_values", "image_grid_thw")

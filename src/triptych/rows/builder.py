@@ -22,7 +22,7 @@ from triptych.corpus.corpus import Corpus
 from triptych.errors import Origin, Problem
 from triptych.images.pixels import Decode
 from triptych.rows.feature_store import FeatureReader
-from triptych.rows.paths import PathBuilder, Paths
+from triptych.rows.paths import DistinctTargets, PathBuilder, Paths, distinct_targets
 from triptych.rows.row_images import ImageReading, Memory, OwnMemory, Room, RowImages, Watch, image_key
 from triptych.text.layout import lay_out
 from triptych.text.template import Encoded
@@ -63,6 +63,7 @@ class Row:
     problems: tuple[Problem, ...]
     features: KnownFeatures | None
     shown: tuple[int, ...] | None
+    distinct: DistinctTargets | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +171,15 @@ def _join(builder: PathBuilder, row_images: RowImages, samples: tuple[int, ...],
     ]
     shown = row_images.numbers
     grids = [layout.grids[len(layout.grids) - own :] for layout, own in zip(layouts, builder.own_images, strict=True)]
+    kept = paths.tokens[places]
+    targets = np.concatenate([layout.input_ids[layout.weights != 0] for layout in layouts])
     return Row(
         input_ids=ids[None],
         position_ids=np.concatenate(positions, axis=1)[:, None],
         pixels=row_images.pixels(),
         image_grid_thw=np.concatenate(grids),
-        logits_to_keep=paths.tokens[places],
-        targets=np.concatenate([layout.input_ids[layout.weights != 0] for layout in layouts]),
+        logits_to_keep=kept,
+        targets=targets,
         weights=np.concatenate([layout.weights[layout.weights != 0] for layout in layouts]),
         cu_seqlens=np.concatenate(([0], np.cumsum(paths.own))).astype(np.int32),
         paths=paths,
@@ -184,6 +187,7 @@ def _join(builder: PathBuilder, row_images: RowImages, samples: tuple[int, ...],
         samples=samples,
         problems=problems,
         features=_features(row_images),
+        distinct=distinct_targets(kept, targets) if paths.own != paths.lengths else None,
         shown=tuple(shown) if row_images.reading.store is None and len(set(shown)) < len(shown) else None,
     )
 

@@ -8,8 +8,8 @@ sample that comes first; a sample is a path through it:
     paths     0 1 2 3 4     0 1 2 3 5 6     0 1 2 7
 
 A token sees those before it on its sample's path. So each sample is what it is alone: its ids, its positions, its
-targets. A shared target stands among the row's targets once for every sample that holds it, and the last shared token
-may predict several.
+targets. A shared target stands among the row's targets once for every sample that holds it, with its weight there; it
+is computed once, with the sum of these weights. The last shared token may predict several.
 """
 
 from __future__ import annotations
@@ -112,6 +112,26 @@ class PathBuilder:
             target_counts=tuple(map(len, kept)),
             images=tuple(self.images),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class DistinctTargets:
+    """The S targets of a row without repetition: D pairs of a token that predicts and what it predicts."""
+
+    logits_to_keep: NDArray[np.int64]
+    """(D,) places in the row of what predicts"""
+    targets: NDArray[np.int64]
+    """(D,) the tokens to predict there"""
+    numbers: NDArray[np.int64]
+    """(S,) which of the D each target is"""
+
+
+def distinct_targets(logits_to_keep: NDArray[np.int64], targets: NDArray[np.int64]) -> DistinctTargets | None:
+    """Of (S,) targets and the places that predict them; None where none comes twice."""
+    pairs, numbers = np.unique(logits_to_keep << 32 | targets, return_inverse=True)
+    if len(pairs) == len(targets):
+        return None
+    return DistinctTargets(pairs >> 32, pairs & 0xFFFFFFFF, numbers.astype(np.int64))
 
 
 def _image_tokens(layout: Layout, image_pad: int) -> NDArray[np.int64]:
