@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+_SEVERAL = re.compile(r"[,;|]\s*")
+_ENDING = re.compile(r"\.(?:jpe?g|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
 TRIED = 20
 """Names that a folder is judged by."""
 MOST_FOLDERS = 500
@@ -72,6 +74,11 @@ def tell_tale(path: str) -> str | None:
     """What is odd about a path that no file is near, None if nothing is."""
     if re.search(r"(^|/)b(['\"])[A-Za-z0-9+/=]{20,}\2$", path):
         return "it is Python's way to print bytes; write data:image/png;base64, and the base64 text"
+    name = path.rpartition("/")[2]
+    if len([piece for piece in _SEVERAL.split(name) if _ENDING.search(piece)]) > 1:
+        return "it looks like several names in one text; write them as a list"
+    if name.startswith("array(["):
+        return "it is NumPy's way to print a list; write a list of names"
     if "/~" in path:
         return "`~` is not expanded; write the home folder in full"
     if "/$" in path:

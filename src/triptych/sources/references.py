@@ -35,7 +35,7 @@ _IMAGE_WORDS = _set(
     "image images img imgs picture pictures pic pics photo photos media medias screenshot screenshots thumbnail "
     "thumbnails frame frames jpg jpeg png pixel pixels"
 )
-_PLACE_WORDS = _set("b64 base64 bytes path paths file files filename filenames name names url urls uri")
+_PLACE_WORDS = _set("list b64 base64 bytes path paths file files filename filenames name names url urls uri")
 _ABOUT_WORDS = _set(
     "id ids idx uid uuid key index width widths height heights size sizes count counts num number no type types kind "
     "format formats mode modes caption captions title description text texts relation label labels category class "
@@ -43,10 +43,12 @@ _ABOUT_WORDS = _set(
     "fps order orientation split dataset domain grid thw style credit author date time timestamp timestamps meta "
     "metadata info similarity aspect ratio shape total topic language question answer box boxes bbox bboxes"
 )
+_WHICH_WORDS = _set("id idx index no nr num number position pos order ref reference name key slot uid uuid")
 _HASH_WORDS = _set("hash phash dhash sha md crc digest checksum fingerprint uuid guid embedding embeddings vector")
 _WHETHER_WORDS = _set("has is num n with no use needs count")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _EMPTY_TEXTS = frozenset(("", "[]", "{}", "null", "[null]", "none", "[none]", '""', '[""]'))
+_OPENING = ("[", "{", "(")
 _LOOKED_AT = 64
 """Items of a long list that are looked at."""
 _DEPTH = 8
@@ -72,6 +74,15 @@ def is_empty(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(map(is_empty, value))
 
 
+def is_blank(value: Any) -> bool:
+    """Whether a value holds no words: as ``is_empty``, but ``None`` and ``[]`` written in a text are words."""
+    if isinstance(value, str):
+        return not value or value.isspace()
+    if isinstance(value, Mapping):
+        return all(map(is_blank, value.values()))
+    return value is None or (isinstance(value, list | tuple) and all(map(is_blank, value)))
+
+
 def read_images(value: Any) -> list[ImageRef]:
     """The images that a value names, in order: a name, an object, or lists of them; what holds nothing is left out.
 
@@ -81,7 +92,7 @@ def read_images(value: Any) -> list[ImageRef]:
     found: list[ImageRef] = []
     if isinstance(value, list):
         for number, item in enumerate(value, 1):
-            if type(item) is str and item and item[0] not in "[{ \n\tnN":
+            if type(item) is str and item and item[0] not in "[{( \n\tnN":
                 found.append(ImageRef(item))
                 continue
             try:
@@ -148,14 +159,14 @@ def inline(content: str) -> str:
 
 def written_value(text: str) -> Any:
     """The list or object that a string holds, as JSON or as Python writes it; None if it holds none."""
-    start = text[:1] if text[:1] in ("[", "{") else text.lstrip()[:1]
-    if start not in ("[", "{") or start == "":
+    start = text[:1] if text[:1] in _OPENING else text.lstrip()[:1]
+    if start not in _OPENING or start == "":
         return None
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         pass
-    if len(text) > 100_000 or not text.rstrip().endswith(("]", "}")):
+    if len(text) > 100_000 or not text.rstrip().endswith(("]", "}", ")")):
         return None
     try:
         value = ast.literal_eval(text.strip())
@@ -195,6 +206,12 @@ def names_images(key: str) -> bool:
 def _is_about(key: str) -> bool:
     words = [word for word in _words(key) if not word.isdigit()]
     return bool(words) and words[-1] in _ABOUT_WORDS
+
+
+@lru_cache(maxsize=4096)
+def says_which(key: str) -> bool:
+    """Whether a key says which of several things is meant: ``image_id``, ``position``."""
+    return bool(_WHICH_WORDS.intersection(_words(key)))
 
 
 @lru_cache(maxsize=4096)

@@ -21,7 +21,7 @@ from triptych.text.turns import ROLES as ROLES
 from triptych.text.turns import Naming, TurnReader, count, mismatch
 from triptych.text.turns import Role as Role
 from triptych.text.turns import Turn as Turn
-from triptych.text.weights import loss_weight
+from triptych.text.weights import loss_weight, written_weight
 
 _TURN_LISTS = (*DIALOGUES, "prompt", "completion", "history")
 _SYSTEM_PROMPTS = ("system_prompt", "system_message")
@@ -100,6 +100,8 @@ class _RecordReader(TurnReader):
                 turn = self.turn(message, number)
                 if turn is not None:
                     turns.append(turn)
+            if not first and len(turns) > 1 and turns[0] == turns[1]:
+                del turns[1]  # the system prompt beside the dialogue, and again in it
             if not self.problems:
                 turns = self._merged(turns) if self.source.roles == "merge" else turns
                 self._check_order(turns, first)
@@ -138,7 +140,8 @@ class _RecordReader(TurnReader):
         if not keys:
             return 1.0
         try:
-            weight = loss_weight(data, [key for key in keys if not isinstance(data[key], str)])
+            found = {key: written_weight(data[key]) for key in keys}
+            weight = loss_weight(found, [key for key in keys if not isinstance(found[key], str)])
         except ShapeError as error:
             self.fail(error.code, f"{error}; `ignore: [{keys[0]}]` in the source leaves it out")
             return 1.0

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from triptych.errors import Code, Origin, Problem
 from triptych.sources.records import ImageRef, Source, json_type
-from triptych.sources.references import NotAnImage, is_empty, read_images
+from triptych.sources.references import NotAnImage, is_blank, read_images
 from triptych.text import unread
 from triptych.text.boxes import Objects
 from triptych.text.shapes.found import ShapeError
@@ -173,7 +173,7 @@ class TurnReader:
         if not found:
             return None, next((key for key in keys if key in message), keys[-1])
         if len(found) > 1 and len(keys) == 2:
-            filled = [item for item in found if not is_empty(item[0])] or found[:1]
+            filled = [item for item in found if not is_blank(item[0])] or found[:1]
             value = filled[0][0]
             same = self.naming.role if keys == _ROLE_KEYS else (lambda item: item)
             if any(same(other) != same(value) for other, _ in filled[1:]):
@@ -192,7 +192,8 @@ class TurnReader:
                 f"no `{key}`; the turn's keys are {keys or 'none'}: name them with `tags: {{role: ..., content: ...}}`"
             )
         found = reprlib.repr(name) if isinstance(name, str) else json_type(name)
-        return f"`{key}` is {found}; the known roles are {known}"
+        advice = "; write it into `tags`: `{user: ...}` or `{assistant: ...}`" if isinstance(name, str) else ""
+        return f"`{key}` is {found}; the known roles are {known}{advice}"
 
     def _read_own(self, message: Mapping[str, Any], number: int) -> None:
         """Images that a turn keeps to itself."""
@@ -225,7 +226,9 @@ class TurnReader:
             return self.split(content, number, answer=answer)
         if isinstance(content, list):
             return self._listed_parts(content, number, answer=answer)
-        self.fail("bad-shape", f"`{key}` is a string or a list of parts, this is {json_type(content)}", turn=number)
+        advice = "; write [...] around it" if isinstance(content, Mapping) else ""
+        found = f"{json_type(content)}{advice}"
+        self.fail("bad-shape", f"`{key}` is a string or a list of parts, this is {found}", turn=number)
         return None
 
     def split(self, text: str, number: int, *, answer: bool) -> list[str | int]:
@@ -241,7 +244,7 @@ class TurnReader:
                 parts.append(len(slots))
                 slots.append(None)
             if piece:
-                if "<" in piece or "![" in piece:
+                if "<" in piece or "[" in piece:
                     self._split_tags(piece, parts, number, answer=answer)
                 else:
                     parts.append(piece)
@@ -263,7 +266,7 @@ class TurnReader:
         for position, piece in enumerate(self.naming.numbered.split(text)):
             if position % 2:
                 self._slot(("mark", int(piece)), parts)
-            elif "<" in piece or "![" in piece:
+            elif "<" in piece or "[" in piece:
                 self._split_tags(piece, parts, number, answer=answer)
             elif piece:
                 parts.append(piece)
@@ -307,7 +310,7 @@ class TurnReader:
                 if self.objects is not None:
                     found = self._with_objects(found, number)
                 # Literal: a mark of an image inside a text part is text.
-                if "<" in found or "![" in found:
+                if "<" in found or "[" in found:
                     self._check_text(found, number, answer=answer, literal=True)
                 if parts and isinstance(parts[-1], str):
                     parts[-1] += found

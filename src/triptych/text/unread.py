@@ -14,6 +14,7 @@ _PREFERENCE = "belongs to preference training; Triptych learns one answer: keep 
 _THINKING = "is not read; write the answer's content as `<think>\\n...\\n</think>\\n\\n...`"
 _KWARGS = "changes how a chat template renders; Triptych renders every sample alike"
 _TOKENS = "would choose which tokens are learned; write `loss: true`, `loss: false` or a `weight` in a turn"
+_OUT = "may leave it out of training; write `loss: false` in a turn, or remove the record"
 _SIZES = "sets the size of one image; set `data.min_pixels` and `data.max_pixels` of the run for all"
 
 _FILLED: dict[str, str] = {
@@ -34,6 +35,13 @@ _NUMBERS: dict[str, str] = {
     **dict.fromkeys(("mask", "loss_mask", "train_detail", "label_mask"), _TOKENS),
 }
 """Keys whose number or truth changes training; 1 and true change nothing, and text under them is a note."""
+_LEFT_OUT: dict[str, bool] = {
+    **dict.fromkeys(("train_on", "supervised", "is_supervised", "learn", "learnable", "compute_loss"), False),
+    **dict.fromkeys(("calculate_loss", "include_loss", "use_loss", "is_trainable", "for_training"), False),
+    **dict.fromkeys(("masked", "is_masked", "no_loss", "mask_loss", "ignore_loss", "no_train"), True),
+    **dict.fromkeys(("ignore", "ignored", "skip", "skipped", "exclude", "excluded"), True),
+}
+"""Keys that leave a turn or record out of training, by the truth that does."""
 _NEVER_NEUTRAL = ("mask", "label_mask")
 _PART_NUMBERS = dict.fromkeys(
     (
@@ -49,6 +57,13 @@ _FOREIGN = re.compile(
     r"<start_of_image>|<IMG_CONTEXT>|<(?:video|audio)>|<\|(?:video|audio)\|>|<bbox>|<ref-object>",
     re.IGNORECASE,
 )
+_NAMED = re.compile(
+    r"<\|?(?:image|img|picture|photo)\s*[:=]\s*[\"']?([^<>|\"']+?)[\"']?\|?>"
+    r"|\[\[?(?:image|img|picture|photo)\s*[:=]\s*([^\[\]]+?)\]"
+    r"|\[img\]([^\[\]]+)\[/img\]|<\|vision_start\|>([^<]+)<\|vision_end\|>",
+    re.IGNORECASE,
+)
+"""Marks that name the file."""
 _PADS = re.compile(r"<\|(?:image_pad|video_pad)\|>")
 _HINTS = re.compile(r"<\|image\|>|<Image>|<IMAGE>|<img>|\[IMG\]|\[image\]|<image[ _]?\w*>")
 _MEDIA_TAGS = ("video", "audio")
@@ -72,6 +87,8 @@ def unread_keys(
         if kind is int or kind is float or kind is bool:
             if key in _NUMBERS and (value != 1 or key in _NEVER_NEUTRAL):
                 yield key, f"`{key}` {_NUMBERS[key]}"
+            elif _LEFT_OUT.get(key) is bool(value):
+                yield key, f"`{key}: {str(value).lower()}` {_OUT}"
             elif key == "label" and kind is bool:
                 yield key, f"`label` {_PREFERENCE}"
             continue
@@ -113,7 +130,7 @@ def foreign_mark(text: str, *, answer: bool, literal: bool = False) -> str | Non
         answer: whether the model says it: answers may speak of addresses, and of HTML.
         literal: whether it is a text part, which is text whatever it looks like, unless it names a file.
     """
-    if "<" not in text and "![" not in text:
+    if "<" not in text and "[" not in text:
         return None
     if literal:
         tags = image_tags(text)
@@ -123,6 +140,11 @@ def foreign_mark(text: str, *, answer: bool, literal: bool = False) -> str | Non
         for found in _FOREIGN.finditer(text):
             word = found[0].strip("<|>").lower()
             if word not in _MEDIA_TAGS or (not answer and f"</{word}" not in text and f"`{found[0]}`" not in text):
+                return found[0]
+        if not answer and "<IMAGE>" in text:
+            return "<IMAGE>"
+        for found in _NAMED.finditer(text):
+            if any(name is not None and is_reference(name.strip()) for name in found.groups()):
                 return found[0]
     for found in _MARKDOWN.finditer(text):
         if is_reference(found[1]) and not (answer and found[1].startswith(("http://", "https://"))):
@@ -169,7 +191,7 @@ def advice_on_mark(mark: str, *, literal: bool) -> str:
         return f"{found}: write the box or name in its place as the model writes it, or list it under `objects`"
     if name in _MEDIA_TAGS:
         return f"{found}: {name} {_MEDIA}; as a text part of the content it is plain text"
-    if mark.startswith("!["):
+    if mark.startswith("![") or _NAMED.search(mark):
         return f"{found}; write <image> in its place and list the file under `images`"
     general = re.sub(r"\d+", "{n}", mark, count=1)
     advice = f"write `mark: \"{general}\"` in the source (or give --mark '{general}')"

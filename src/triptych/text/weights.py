@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from triptych.sources.records import json_type
 from triptych.text.shapes.found import ShapeError
 
+_NUMBER = re.compile(r"\d{1,9}(\.\d{0,9})?")
 SAMPLE_KEYS = ("weight", "loss_weight", "sample_weight", "loss_scale", "loss", "train", "trainable")
 """Keys of a record; text under them is a note."""
 TURN_KEYS = ("loss", "train", "trainable", "weight", "loss_weight", "loss_scale", "loss_mask")
@@ -38,6 +40,14 @@ def loss_weight(data: Mapping[str, Any], keys: Sequence[str]) -> float:
     if len(said) > 1 or (0 in said and 1 in found.values()):
         raise ShapeError(f"{' and '.join(f'`{key}`' for key in found)} contradict each other; keep one")
     return said.pop() if said else 1.0
+
+
+def written_weight(value: Any) -> Any:
+    """A number, true or false that stands in a text, as all cells of a CSV file do; any other value as it is."""
+    text = value.strip().lower() if isinstance(value, str) else ""
+    if text in ("true", "false"):
+        return text == "true"
+    return float(text) if _NUMBER.fullmatch(text) else value
 
 
 def _shown(value: Any) -> str:

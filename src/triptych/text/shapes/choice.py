@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from triptych.sources.records import json_type
-from triptych.sources.references import is_empty, written_value
+from triptych.sources.references import is_blank, written_value
 from triptych.text.shapes.found import Dialogue, ShapeError
 
 
@@ -16,7 +16,7 @@ def choice(data: Mapping[str, Any], names: Mapping[str, Any]) -> Dialogue:
     """Multiple choice: the question with its options, and the letter of the right one."""
     question_key, answer_key = (str(names.get(name, name)) for name in ("question", "answer"))
     question = data.get(question_key)
-    if not isinstance(question, str) or is_empty(question):
+    if not isinstance(question, str) or is_blank(question):
         raise ShapeError(f"`{question_key}` is the text of the question, this is {_found(question)}")
     options, keys = _options(data, names.get("options", "options"))
     letters = list(options)
@@ -27,7 +27,7 @@ def choice(data: Mapping[str, Any], names: Mapping[str, Any]) -> Dialogue:
     letter = _letter(answer, options)
     if letter is None:
         shown = reprlib.repr(answer) if isinstance(answer, str | int | float) else json_type(answer)
-        shown = "empty" if is_empty(answer) else shown
+        shown = "empty" if is_blank(answer) else shown
         raise ShapeError(
             f"`{answer_key}` is {shown}: neither a letter of {letters[0]} to {letters[-1]}, nor an option, nor its "
             "number from 0"
@@ -47,7 +47,7 @@ def _label(names: Mapping[str, Any], letter: str) -> str:
 def _options(data: Mapping[str, Any], key: Any) -> tuple[dict[str, str], list[str]]:
     """Letter -> option, and the keys they were read from; options may be a list, an object, or keys of their own."""
     if isinstance(key, list | tuple):
-        options = {str(name): data[name] for name in key if not is_empty(data.get(name))}
+        options = {str(name): data[name] for name in key if not is_blank(data.get(name))}
         keys = [str(name) for name in key]
         if any(len(name) > 1 for name in options):
             options = dict(zip(string.ascii_uppercase, options.values(), strict=False))
@@ -56,7 +56,7 @@ def _options(data: Mapping[str, Any], key: Any) -> tuple[dict[str, str], list[st
         value = written_value(value) if isinstance(value, str) else value
         keys = [str(key)]
         if isinstance(value, Mapping):
-            options = {str(name): item for name, item in value.items() if not is_empty(item)}
+            options = {str(name): item for name, item in value.items() if not is_blank(item)}
         elif isinstance(value, list | tuple):
             options = dict(zip(string.ascii_uppercase, value, strict=False))
             if len(value) > len(options):

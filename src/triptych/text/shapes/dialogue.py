@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from triptych.sources.records import Source
-from triptych.sources.references import is_empty
+from triptych.sources.references import is_blank, is_empty
 from triptych.text.shapes.choice import choice
 from triptych.text.shapes.found import Dialogue, ShapeError
 from triptych.text.shapes.pairs import PAIRS, pair
 from triptych.text.shapes.turn_lists import flattened, of_pairs, turn_list
 
 DIALOGUES = ("messages", "conversations", "conversation")
+_QUESTIONS = ("problem", "user", "human", "text_input", "source", "ask")
+_ANSWERS = ("answer_text", "label", "target", "solution", "assistant", "gpt", "caption", "text", "reply", "text_output")
+"""Further keys of questions and answers, for advice."""
 
 
 def find_dialogue(data: Mapping[str, Any], source: Source) -> Dialogue:
@@ -64,17 +67,9 @@ def _nothing(data: Mapping[str, Any], columns: Mapping[str, Any]) -> Dialogue:
             raise ShapeError(f"`{columns.get(name, name)}` is a list of turns, this is an empty list")
     for names in PAIRS:
         question, answer = (str(columns.get(name, name)) for name in names)
-        if not is_empty(data.get(question)) and answer in data:
+        if not is_blank(data.get(question)) and answer in data:
             raise ShapeError(f"`{question}` has no answer: `{answer}` is empty", "empty-answer")
-    advice = "docs/data-format.md shows every shape"
-    for names in PAIRS:
-        question, answer = (str(columns.get(name, name)) for name in names)
-        near = next((key for key in (f"{answer}s", f"{answer}_text", "answer", "label") if key in data), None)
-        if not is_empty(data.get(question)) and near is not None:
-            advice = (
-                f"if `{near}` answers `{question}`, write `columns: {{{names[0]}: {question}, {names[1]}: {near}}}`"
-            )
-            break
+    advice = _advice_on_pair(data, columns) or "docs/data-format.md shows every shape"
     for key, value in data.items():
         if isinstance(value, list) and value and isinstance(value[0], Mapping):
             first = value[0]
@@ -84,3 +79,15 @@ def _nothing(data: Mapping[str, Any], columns: Mapping[str, Any]) -> Dialogue:
             if len(data) <= 5 and key in ("data", "samples", "records", "items", "train", "annotations", "questions"):
                 advice = f"if `{key}` holds the records, save that list as the file"
     raise ShapeError(f"neither `conversations` nor `messages`, nor a question and its answer; {keys}; {advice}")
+
+
+def _advice_on_pair(data: Mapping[str, Any], columns: Mapping[str, Any]) -> str | None:
+    """What to write where a question and its answer are under keys that are not taken together."""
+    asking = [str(columns.get(one, one)) for one, _ in PAIRS] + list(_QUESTIONS)
+    answering = [str(columns.get(one, one)) for _, one in PAIRS]
+    for question in dict.fromkeys(asking):
+        near = (*answering, f"{question}s", *(f"{name}s" for name in answering), *_ANSWERS)
+        answer = next((key for key in near if key != question and not is_blank(data.get(key))), None)
+        if isinstance(data.get(question), str | list) and not is_blank(data[question]) and answer is not None:
+            return f"if `{answer}` answers `{question}`, write `columns: {{question: {question}, answer: {answer}}}`"
+    return None

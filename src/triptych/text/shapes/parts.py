@@ -7,12 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from triptych.sources.records import ImageRef, json_type
-from triptych.sources.references import INLINE_KEYS, NAME_KEYS, NotAnImage, is_empty, read_images
+from triptych.sources.references import INLINE_KEYS, NAME_KEYS, NotAnImage, is_empty, read_images, says_which
 from triptych.text.shapes.found import ShapeError
 from triptych.text.unread import unread_part_keys
 
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image", "image_url", "input_image", "image_path", "image_base64", "image_file")
+_OTHER_IMAGE_TYPES = ("img", "picture", "photo", "pic")
 _PART_TEXT_KEYS = ("text", "value", "content", "input_text", "output_text")
 _PART_IMAGE_KEYS = tuple(dict.fromkeys((*NAME_KEYS, *INLINE_KEYS)))
 _PART_FORMS = 'a part is {"type": "text", "text"}, {"type": "image", "image"} or {"type": "image_url", "image_url"}'
@@ -33,6 +34,8 @@ def read_part(part: Any, ignored: Collection[str]) -> str | list[Slot]:
     if kind == "text" and len(part) == 2 and isinstance(part.get("text"), str):
         return str(part["text"])
     images = [key for key in _PART_IMAGE_KEYS if key in part and not is_empty(part[key])]
+    if isinstance(kind, str):
+        kind = _plain_kind(kind)
     if is_empty(kind):
         named = [key for key in images if key not in ("value", "content", "data")]
         kind = "image" if named else "text" if any(key in part for key in _PART_TEXT_KEYS) else None
@@ -41,7 +44,7 @@ def read_part(part: Any, ignored: Collection[str]) -> str | list[Slot]:
     if kind in _TEXT_TYPES:
         found = _part_text(part)
     elif kind in _IMAGE_TYPES:
-        found = _part_images(part, images)
+        found = _part_images(part, images, ignored)
     elif all(map(is_empty, part.values())):
         return ""  # a table pads lists of parts
     elif str(kind).removeprefix("input_") in ("video", "audio", "video_url", "audio_url"):
@@ -51,10 +54,16 @@ def read_part(part: Any, ignored: Collection[str]) -> str | list[Slot]:
         raise ShapeError(
             f"has {keys}{f' and the type {reprlib.repr(kind)}' if kind is not None else ''}; {_PART_FORMS}"
         )
-    if len(part) > 2:
+    if len(part) > 1:
         for message in unread_part_keys(part, {*read, "type", "index"}, ignored):
             raise ShapeError(f"cannot be read whole: {message}")
     return found
+
+
+def _plain_kind(kind: str) -> str:
+    """A type of parts as this module calls it: ``Image``, ``img`` and ``image/png`` are images."""
+    name = kind.strip().lower()
+    return "image" if name in _OTHER_IMAGE_TYPES or name.startswith("image/") else name
 
 
 def _part_text(part: Mapping[str, Any]) -> str:
@@ -67,7 +76,7 @@ def _part_text(part: Mapping[str, Any]) -> str:
     return text
 
 
-def _part_images(part: Mapping[str, Any], keys: Sequence[str]) -> list[Slot]:
+def _part_images(part: Mapping[str, Any], keys: Sequence[str], ignored: Collection[str]) -> list[Slot]:
     if keys:
         try:
             return list(read_images({key: part[key] for key in keys}))
@@ -75,7 +84,19 @@ def _part_images(part: Mapping[str, Any], keys: Sequence[str]) -> list[Slot]:
             raise ShapeError(f"is an image, but {error}") from error
     number = part.get("index")
     if number is None:
+        _refuse_other_numbers(part, ignored)
         return [None]  # the next of the record's images
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise ShapeError(f"has an `index` that is no number of an image from 0: {reprlib.repr(number)}")
     return [("index", number)]
+
+
+def _refuse_other_numbers(part: Mapping[str, Any], ignored: Collection[str]) -> None:
+    for key, value in part.items():
+        if key in ("type", "index") or key in ignored or isinstance(value, bool) or is_empty(value):
+            continue
+        if isinstance(value, int | float | str) and says_which(str(key)):
+            raise ShapeError(
+                f"is an image without a name, and `{key}` may say which one it is; write `index`, its number among "
+                f"`images` from 0, or `ignore: [{key}]` in the source: they are taken in order"
+            )

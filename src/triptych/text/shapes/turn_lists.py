@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from triptych.sources.records import json_type
-from triptych.sources.references import is_empty, written_value
+from triptych.sources.references import is_blank, written_value
 from triptych.text.shapes.found import ShapeError
 
 _SPEAKERS = (("user", "assistant"), ("human", "gpt"), ("question", "answer"), ("query", "response"))
@@ -43,7 +43,7 @@ def of_pairs(elements: Sequence[Any], key: str) -> list[Any] | None:
         if names is None:
             return None
         system = element.get("system")
-        if not is_empty(system):
+        if not is_blank(system):
             if turns:
                 raise ShapeError(f"`system` in element {number} of `{key}`: only the first may have one")
             turns.append({"role": "system", "content": system})
