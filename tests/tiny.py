@@ -99,6 +99,19 @@ def write_dataset(folder: Path, samples: int, *, seed: int = 0, max_images: int 
     return path
 
 
+def write_long_dataset(folder: Path, samples: int) -> Path:
+    """Samples of one or two images and hundreds of words: what is filled up to a whole chunk is a small part."""
+    records = []
+    for number in range(samples):
+        paths = [folder / "images" / f"long-{number}-{place}.png" for place in range(1 + number % 2)]
+        images = [str(write_image(path, 90, 70, seed=number).relative_to(folder)) for path in paths]
+        words = " ".join(WORDS[(number + place) % len(WORDS)] for place in range(150))
+        records.append(record(images, "<image>" * len(images) + words, words))
+    path = folder / "long.json"
+    path.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
 def write_run(folder: Path, model: Path, data: Path, /, **settings: Any) -> Path:
     """A run file over ``data``; ``settings`` are merged into its groups."""
     content: dict[str, Any] = {

@@ -201,8 +201,9 @@ def test_rows_are_grouped_only_as_far_as_needed() -> None:
     assert idle_share(found, 64, 64) < MOST_IDLE < idle_share(costs, 64, 64)
     means = found.reshape(100, 64).mean(1)
     near = np.abs(np.diff(means)).mean()
-    far = np.abs(means[random.permutation(100)] - means).mean()
-    assert near == pytest.approx(far, rel=0.5), "cheap and costly steps follow each other in no order"
+    shuffled = [np.abs(np.diff(random.permutation(means))).mean() for _ in range(1000)]
+    low, high = np.quantile(shuffled, [0.005, 0.995])
+    assert low < near < high, "cheap and costly steps follow each other in no order"
 
 
 @pytest.mark.parametrize(("accumulated", "group_similar"), [(1, True), (2, True), (8, True), (8, False)])

@@ -55,7 +55,7 @@ class Sample:
 
     def text(self) -> str:
         """The tokens as text, special tokens included."""
-        return self._encoder.template.decode(self.input_ids.tolist())
+        return str(self._encoder.template.tokenizer.decode(self.input_ids.tolist()))
 
     def pixel_values(self) -> NDArray[np.float32]:
         """(P, 3 * 2 * p * p) as transformers' image processor gives them; imports torch.

@@ -43,6 +43,7 @@ class LanguageShape:
     """Experts that a token goes through; 0 for a dense model"""
     linear_key_width: int
     """Width of the keys of a ``LINEAR`` layer, all heads together"""
+    linear_key_heads: int
     linear_value_width: int
     linear_value_heads: int
     vocabulary: int
@@ -313,6 +314,7 @@ def _language(text: _Values, *, tied: bool, attention: str) -> LanguageShape:
         experts=experts,
         experts_per_token=text.number("num_experts_per_tok") if experts else 0,
         linear_key_width=text.number("linear_num_key_heads") * text.number("linear_key_head_dim"),
+        linear_key_heads=text.number("linear_num_key_heads"),
         linear_value_width=text.number("linear_num_value_heads") * text.number("linear_value_head_dim"),
         linear_value_heads=text.number("linear_num_value_heads"),
         vocabulary=text.positive("vocab_size"),

@@ -22,8 +22,8 @@ from triptych.run.settings import AttentionName
 
 FLOAT32 = 4
 ADAMW_STATES = 2
-LINEAR_ATTENTION = 62
-"""Bytes in float32 per value and token of a linear attention layer, whatever the precision; seen, not derived."""
+LINEAR_CHUNK = 64
+"""Tokens that transformers' reference path of linear attention computes together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +77,9 @@ class MemoryModel:
     the width, i that of the MLP. Under masked SDPA each language layer also keeps the mask that isolates the samples,
     T^2 values, and repeats keys and values that heads share; other attention does neither. Norms of query and key keep
     both in float32, twice. A mixture's token goes through some experts, as an MLP of their width together. A linear
-    attention layer keeps what its reference path in transformers 5.23 was seen to keep, per value. Layers below the
-    first that learns keep nothing. An adapter keeps r of each token, r its rank, with dropout also its input and what
-    was dropped of it, with DoRA twice its output.
+    attention layer also keeps the states of ``_linear_states``. Layers below the first that learns keep nothing. An
+    adapter keeps r of each token, r its rank, with dropout also its input and what was dropped of it, with DoRA twice
+    its output.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class MemoryModel:
         # What is sent to the experts and what comes back.
         shared += 2 * text.experts_per_token * text.width * self._bytes
         if kind == LINEAR:
-            return shared + text.linear_value_width * (LINEAR_ATTENTION + 16 * self._bytes)
+            return shared + _linear_states(text) + 16 * text.linear_value_width * self._bytes
         norms = 2 * FLOAT32 * text.head_width * (text.heads + text.key_heads) if normed else 0
         states = 5.0 if repeats else 3 + 2 * text.key_heads / text.heads
         return int(shared + (2 + states) * text.width * self._bytes + norms)
@@ -184,6 +184,18 @@ class MemoryModel:
         at_once = np.minimum(supervised, self._logits_at_once) * self._vocabulary * 2 * FLOAT32
         gradients = supervised * self._width * FLOAT32 + self._head_learns * self._vocabulary * self._width * FLOAT32
         return np.asarray(at_once + gradients)
+
+
+def _linear_states(text: LanguageShape) -> int:
+    """Bytes that ``torch_chunk_gated_delta_rule`` of transformers 5.24 keeps of a token, in float32 in any precision.
+
+    Of each value head, with keys of k, values of v and chunks of C tokens: five C x C matrices per chunk (two products,
+    the decays, the system that is solved, the scores), queries and keys in eight forms, values in three, and the
+    recurrent state of each chunk.
+    """
+    keys, values = text.linear_key_width // text.linear_key_heads, text.linear_value_width // text.linear_value_heads
+    each = 5 * LINEAR_CHUNK + 8 * keys + 3 * values + keys * values // LINEAR_CHUNK
+    return each * text.linear_value_heads * FLOAT32
 
 
 def _adapter_values(model: nn.Module, parts: PartMap, size: int) -> dict[Part, dict[int, int]]:
