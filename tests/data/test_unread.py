@@ -201,8 +201,8 @@ def test_keys_of_a_turn_that_contradict_each_other_are_refused() -> None:
 @pytest.mark.parametrize(
     ("part", "word"),
     [
-        ({"type": "image", "image": "a.png", "max_pixels": 50176}, "max_pixels"),
-        ({"type": "image", "image": "a.png", "resized_height": 280, "resized_width": 420}, "resized_height"),
+        ({"type": "image", "image": "a.png", "total_pixels": 50176}, "total_pixels"),
+        ({"type": "image", "image": "a.png", "resized_height": 280}, "resized_height"),
         ({"type": "image_url", "image_url": "a.png", "detail": "low"}, "detail"),
         ({"type": "image", "image": "a.png", "text": "a caption"}, "text"),
         ({"type": "text", "text": "x", "image": "a.png"}, "image"),

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,16 +25,18 @@ from triptych.corpus.executor import Engine
 from triptych.errors import ConfigError, Origin, Problem, SampleError
 from triptych.images import identity, measure, pixels
 from triptych.images.first_bytes import INLINE
+from triptych.images.geometry import Limits
 from triptych.images.traits import traits_of
 from triptych.run.prepare import index_sources
 from triptych.sources import members, storage
 from triptych.sources.access import guarded
 from triptych.sources.readers import read_records
-from triptych.sources.records import ImageRef, Record, Source
+from triptych.sources.records import ImageLimits, ImageRef, Record, Source
 from triptych.sources.references import is_empty
 from triptych.terminal import Terminal
 from triptych.text.boxes import with_marks, written_objects
 from triptych.text.conversation import Conversation, ConversationReader
+from triptych.text.shapes.parts import LIMIT_KEYS
 from triptych.text.turns import MARK, Turn
 
 ENDINGS = (".jsonl", ".ndjson")
@@ -218,7 +220,8 @@ def _plain(conversation: Conversation, names: Sequence[str], record: Record, aga
         if isinstance(record.data.get("id"), str | int):
             plain["id"] = record.data["id"]
         turns = (_marked(turn, conversation) for turn in conversation.turns)
-        plain["messages"] = [_message(turn, as_parts=as_parts) for turn in turns]
+        limits = [ref.limits for ref in conversation.images]
+        plain["messages"] = [_message(turn, limits, as_parts=as_parts) for turn in turns]
         if names:
             plain["images"] = list(names)
         if conversation.task is not None:
@@ -234,7 +237,8 @@ def _plain(conversation: Conversation, names: Sequence[str], record: Record, aga
             continue  # a text that holds a mark: as a part, it is text
         except TypeError as error:
             raise ConfigError(f"{record.origin}: a name of an image is not UTF-8; rename it") from error
-        if _joined(found) == _joined(conversation) and [ref.source for ref in found.images] == list(names):
+        same = [(ref.source, ref.limits) for ref in found.images] == list(zip(names, limits, strict=True))
+        if same and _joined(found) == _joined(conversation):
             return line
     return None
 
@@ -247,17 +251,23 @@ def _marked(turn: Turn, conversation: Conversation) -> Turn:
     return replace(turn, parts=tuple(parts))
 
 
-def _message(turn: Turn, *, as_parts: bool) -> Plain:
+def _message(turn: Turn, limits: Limits, *, as_parts: bool) -> Plain:
     """A turn as an object; its content as a string with marks, or as parts."""
     content: Any = "".join(part if isinstance(part, str) else MARK for part in turn.parts)
     if as_parts:
         content = [
-            {"type": "image"} if isinstance(part, int) else {"type": "text", "text": part} for part in turn.parts
+            _image_part(limits[part]) if isinstance(part, int) else {"type": "text", "text": part}
+            for part in turn.parts
         ]
     message = {"role": turn.role, "content": content}
     if turn.role != "assistant" or turn.weight == 1:
         return message
     return {**message, "weight": turn.weight} if turn.weight else {**message, "loss": False}
+
+
+def _image_part(limits: ImageLimits | None) -> Plain:
+    asked = zip(LIMIT_KEYS, () if limits is None else astuple(limits), strict=False)
+    return {**IMAGE, **{key: value for key, value in asked if value}}
 
 
 def _joined(conversation: Conversation) -> Conversation:

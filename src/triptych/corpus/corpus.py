@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,7 +22,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from triptych.corpus.index import DataFile, Index
-from triptych.corpus.lengths import STORED, stored_encoding
+from triptych.corpus.lengths import STORED, resized_images, stored_encoding
 from triptych.errors import Origin
 from triptych.images import identity
 from triptych.images.cache_files import intact, mark_used, replacing, seal
@@ -31,6 +30,7 @@ from triptych.images.geometry import Geometry, SizedImage
 from triptych.images.traits import Trait
 from triptych.planning.cost import SampleCost
 from triptych.planning.plan import Lengths
+from triptych.sources.records import ImageLimits
 from triptych.sources.storage import Stamp
 from triptych.text.layout import Budget, Layout, fit, lay_out
 from triptych.text.template import Encoded
@@ -83,6 +83,7 @@ class Corpus:
         self.geometry = Geometry(**about["geometry"])
         self._budget = Budget(**about["budget"])
         self._loss_weights: list[float] = about["loss_weights"]
+        self._limits = [item and ImageLimits(**item) for item in about["limits"]]
         files = [DataFile(**item) for item in about["files"]]
         self._index = Index(files, [path.parent.parent / "index" / name for name in about["parts"]])
         with pa.memory_map(str(path.parent / about["sizes"])) as source:
@@ -153,11 +154,12 @@ class Corpus:
 
     def natural_patches(self) -> NDArray[np.int64]:
         """(I,) patches of each image under the limits per image; 0 where its size is not known."""
-        height, width = (self._sizes.column(name).to_numpy().astype(np.int64) for name in ("height", "width"))
-        distinct, places = np.unique(height << 32 | width, return_inverse=True)
-        sizes = [(size >> 32, size & 0xFFFFFFFF) for size in distinct.tolist()]
-        patches = [math.prod(self.geometry.grid(*self.geometry.resized(*size))) if size[0] else 0 for size in sizes]
-        return np.array(patches, np.int64)[places]
+        found: NDArray[np.int64] = (self.natural_sizes() // self.geometry.patch_size).prod(axis=1)
+        return found
+
+    def natural_sizes(self) -> NDArray[np.int64]:
+        """(I, 2) height and width of each image under the limits per image, px; 0 where its size is not known."""
+        return resized_images(self._index, self.image_sizes(), self.geometry, self._limits)
 
     @cached_property
     def sources(self) -> NDArray[np.int64]:
@@ -176,7 +178,8 @@ class Corpus:
         number = self._sample(index)
         images = self._index.image_numbers(number)
         measured = self._measured(images)
-        fitted = fit(self._encoding(index, number), measured, self.geometry, self._budget)
+        limits = [self._index.image_limits(image, self._limits) for image in images]
+        fitted = fit(self._encoding(index, number), measured, self.geometry, self._budget, limits)
         sized = [
             SizedImage(*self._index.image(image), *natural, *resized)
             for image, natural, resized in zip(images, measured, fitted.resized, strict=True)
@@ -270,13 +273,9 @@ class Corpus:
         self, uses: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], list[tuple[int, int]], NDArray[np.int64]]:
         """(I,) uses of each image at its natural size, that size, and the samples that show smaller ones."""
-        heights, widths = (self._sizes.column(name).to_pylist() for name in ("height", "width"))
-        resized = {
-            size: self.geometry.resized(*size) if size[0] else (0, 0) for size in set(zip(heights, widths, strict=True))
-        }
-        sizes = [resized[size] for size in zip(heights, widths, strict=True)]
-        cost = {size: math.prod(self.geometry.grid(*size)) for size in set(sizes)}
-        patches = np.array([cost[size] for size in sizes], np.int64)
+        resized = self.natural_sizes()
+        sizes: list[tuple[int, int]] = list(map(tuple, resized.tolist()))
+        patches = (resized // self.geometry.patch_size).prod(axis=1)
         places = np.full(self._index.sample_count, -1)
         places[self._numbers("sample")] = np.arange(len(self))
         natural, shrunk = np.zeros(len(sizes), np.int64), []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from itertools import chain
 from typing import Any
 
@@ -121,8 +121,10 @@ class Examined:
     names: list[str]
     """Distinct images in order of first use, as the data names them."""
     locations: list[str]
+    limits: list[tuple[int, ...]]
+    """What a record asks of the size of each, as ``ImageLimits``; empty where nothing is"""
     digests: bytes
-    """Hash of each distinct image's location and name, one after the other."""
+    """Hash of each distinct image's location, name and limits, one after the other."""
     problems: list[Problem]
 
 
@@ -173,7 +175,8 @@ class Examiner:
             samples=_columns(conversations, encoded, numbers),
             names=table.names,
             locations=table.locations,
-            digests=b"".join(map(_digest, table.locations, table.names)),
+            limits=table.limits,
+            digests=b"".join(map(_digest, table.locations, table.names, table.limits)),
             problems=problems,
         )
 
@@ -196,6 +199,7 @@ class _Images:
         self._numbers: dict[records.ImageRef, int] = {}
         self.names: list[str] = []
         self.locations: list[str] = []
+        self.limits: list[tuple[int, ...]] = []
 
     def number(self, ref: records.ImageRef) -> int:
         known = self._numbers.get(ref)
@@ -203,12 +207,14 @@ class _Images:
             return known
         number = self._numbers[ref] = len(self.names)
         self.names.append(ref.source)
+        self.limits.append(() if ref.limits is None else astuple(ref.limits))
         self.locations.append(identity.locate(ref, self._media_root, self._rules))
         return number
 
 
-def _digest(location: str, name: str) -> bytes:
-    return hashlib.blake2b(f"{location}\0{name}".encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest()
+def _digest(location: str, name: str, limits: tuple[int, ...]) -> bytes:
+    asked = f"\0{limits}" if limits else ""
+    return hashlib.blake2b(f"{location}\0{name}{asked}".encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest()
 
 
 def _columns(

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from triptych.corpus.examine import Examiner, Task
 from triptych.corpus.executor import Engine
@@ -27,8 +28,9 @@ from triptych.corpus.index_writer import ABOUT, FILES, IMAGE_TABLE, SAMPLES, Par
 from triptych.corpus.progress import Progress
 from triptych.errors import Origin, Problem
 from triptych.images.cache_files import intact, mark_used
+from triptych.images.geometry import Limits
 from triptych.sources import readers, storage
-from triptych.sources.records import Source
+from triptych.sources.records import ImageLimits, Source
 from triptych.text.template import Template
 
 FORMAT = 14
@@ -122,6 +124,28 @@ class Index:
         file = int(np.searchsorted(self._image_starts, number, side="right")) - 1
         table, row = self._parts[file].images, number - int(self._image_starts[file])
         return table.column("name")[row].as_py(), table.column("location")[row].as_py()
+
+    def image_limits(self, number: int, of_sources: Limits) -> ImageLimits | None:
+        """What is asked of an image's size by its record and its source, of which ``of_sources`` has one each."""
+        file = int(np.searchsorted(self._image_starts, number, side="right")) - 1
+        values = self._parts[file].images.column("limits")[number - int(self._image_starts[file])].as_py()
+        wider = of_sources[self.files[file].source]
+        return ImageLimits(*values).over(wider) if values else wider
+
+    def limit_kinds(self, of_sources: Limits) -> tuple[NDArray[np.int32], list[ImageLimits | None]]:
+        """(I,) number of what is asked of each image, and what these numbers stand for."""
+        kinds: dict[ImageLimits | None, int] = {None: 0}
+        numbers = np.zeros(self.image_count, np.int32)
+        for file, part in enumerate(self._parts):
+            start, wider = int(self._image_starts[file]), of_sources[self.files[file].source]
+            numbers[start : start + part.images.num_rows] = kinds.setdefault(wider, len(kinds))
+            for batch in part.images.select(["limits"]).to_batches():
+                column = batch.column(0)
+                for place in np.flatnonzero(np.diff(column.offsets.to_numpy())).tolist():
+                    own = ImageLimits(*column[place].as_py()).over(wider)
+                    numbers[start + place] = kinds.setdefault(own, len(kinds))
+                start += len(batch)
+        return numbers, list(kinds)
 
     def first_user(self, number: int) -> int:
         """The first sample that uses an image."""

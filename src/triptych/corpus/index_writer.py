@@ -22,6 +22,7 @@ IMAGES = pa.schema(
         ("name", pa.large_string()),  # as the data names it
         ("location", pa.large_string()),  # as `images.open_bytes` takes it
         ("first", pa.int64()),  # the first sample that uses it
+        ("limits", pa.list_(pa.int32())),  # what a record asks of its size, as `ImageLimits`; empty where nothing is
     ]
 )
 ABOUT = "about.json"
@@ -91,6 +92,7 @@ class PartWriter:
             pa.array([examined.names[place] for place in new], pa.large_string()),
             pa.array([examined.locations[place] for place in new], pa.large_string()),
             pa.array(first[new], pa.int64()),
+            pa.array([examined.limits[place] for place in new], pa.list_(pa.int32())),
         ]
         self._images.add(pa.RecordBatch.from_arrays(columns, schema=IMAGES))
 

@@ -13,6 +13,7 @@ from triptych.corpus.examine import CheckReport, Encoder
 from triptych.corpus.image_sizes import Sizes
 from triptych.corpus.index import Index
 from triptych.errors import Problem
+from triptych.images.geometry import Geometry, Limits, natural_sizes
 from triptych.images.measure import ImageError
 from triptych.text.box_filling import outside
 from triptych.text.encoded import Encoded, target_weights
@@ -39,6 +40,29 @@ def stored_encoding(index: Index, sample: int) -> Encoded:
     return Encoded(ids, target_weights(spans, weights, len(ids)), slots, boxes.reshape(-1, 4))
 
 
+def resized_images(index: Index, measured: NDArray[Any], geometry: Geometry, of_sources: Limits) -> NDArray[np.int64]:
+    """(I, 2) height and width of each image under the limits per image, px; 0 where its size is not known.
+
+    The arithmetic runs once per distinct size and limits.
+
+    Args:
+        index: knows what records ask of their images.
+        measured: (I, 2) height and width of each image, px; 0 where it is not known.
+        geometry: the model's patch arithmetic and the limits of the run.
+        of_sources: what each source asks.
+    """
+    kinds, limits = index.limit_kinds(of_sources)
+    packed = measured[:, 0].astype(np.int64) << 32 | measured[:, 1]
+    found = np.zeros((len(packed), 2), np.int64)
+    for kind, asked in enumerate(limits):
+        chosen = np.flatnonzero(kinds == kind)
+        distinct, places = np.unique(packed[chosen], return_inverse=True)
+        sizes = [(size >> 32, size & 0xFFFFFFFF) for size in distinct.tolist()]
+        resized = [natural_sizes([size], geometry, [asked])[0] if size[0] else (0, 0) for size in sizes]
+        found[chosen] = np.array(resized, np.int64).reshape(-1, 2)[places]
+    return found
+
+
 @dataclass(slots=True)
 class SampleLengths:
     """Sums up each sample's tokens; only those over a budget are looked at one by one."""
@@ -46,6 +70,8 @@ class SampleLengths:
     index: Index
     sizes: Sizes
     encoder: Encoder | None
+    limits: Limits
+    """What each source asks of the size of its images"""
     found: list[tuple[int, Problem]] = field(default_factory=list)
     dropped: list[Problem] = field(default_factory=list)
     shrunk: int = 0
@@ -120,14 +146,10 @@ class SampleLengths:
         """(I,) tokens of each image under the limits per image; the arithmetic runs once per distinct size."""
         if self.encoder is None:
             return np.zeros(len(self.sizes.bad), np.int64)
-        geometry = self.encoder.geometry
-        packed = self.sizes.height.astype(np.int64) << 32 | self.sizes.width
-        distinct, inverse = np.unique(packed, return_inverse=True)
-        tokens = [
-            geometry.tokens(*geometry.resized(size >> 32, size & 0xFFFFFFFF)) if size else 0
-            for size in distinct.tolist()
-        ]
-        return np.array(tokens, np.int64)[inverse]
+        measured = np.stack((self.sizes.height, self.sizes.width), axis=1)
+        sizes = resized_images(self.index, measured, self.encoder.geometry, self.limits)
+        found: NDArray[np.int64] = (sizes // self.encoder.geometry.factor).prod(axis=1)
+        return found
 
     def _over(self, text: NDArray[np.int64], pixels: NDArray[np.int64]) -> NDArray[np.bool_]:
         over = np.zeros(len(text), np.bool_)
@@ -151,7 +173,8 @@ class SampleLengths:
         if self.encoder is None:
             return 0, 0, 0
         try:
-            fitted = fit(encoded, measured, self.encoder.geometry, self.encoder.budget)
+            limits = [self.index.image_limits(number, self.limits) for number in numbers.tolist()]
+            fitted = fit(encoded, measured, self.encoder.geometry, self.encoder.budget, limits)
         except TooLongError as error:
             drops = self.encoder.budget.too_long == "drop"
             problem = Problem("too-long", self.index.origin(sample), str(error))

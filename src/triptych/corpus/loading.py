@@ -62,20 +62,20 @@ def load_or_build(
     lock = folder / f"{hashlib.sha256(names.encode()).hexdigest()[:20]}.lock"
     with FileLock(lock):  # the ranks of a run: the first one measures
         sizes = measure_images(index, HeaderCache(cache), engine, progress, deep=deep)
-        loss_weights = [source.loss_weight for source in sources]
-        corpus, report = _bring_together(index, sizes, encoder, loss_weights, folder)
+        corpus, report = _bring_together(index, sizes, encoder, sources, folder)
     report.hints = missing_hints(index, sizes)  # not stored: they hold for the files as they are now
     return corpus, report
 
 
 def _bring_together(
-    index: Index, sizes: Sizes, encoder: Encoder | None, loss_weights: Sequence[float], folder: Path
+    index: Index, sizes: Sizes, encoder: Encoder | None, sources: Sequence[Source], folder: Path
 ) -> tuple[Corpus, CheckReport]:
     sizes_name = f"sizes-{sizes.digest}.arrow"
     about = {
         "geometry": asdict(encoder.geometry if encoder else Geometry(1, 1, 1, 1, 1)),
         "budget": asdict(encoder.budget if encoder else Budget()),
-        "loss_weights": loss_weights,
+        "loss_weights": [source.loss_weight for source in sources],
+        "limits": [source.limits and asdict(source.limits) for source in sources],
         "sizes": sizes_name,
         "files": [asdict(file) for file in index.files],
         "parts": [folder.name for folder in index.folders],
@@ -86,7 +86,7 @@ def _bring_together(
     if all(file.exists() for file in files) and intact(files):
         mark_used(files)
         return Corpus(path), _read_report(report_path)
-    sums = SampleLengths(index, sizes, encoder)
+    sums = SampleLengths(index, sizes, encoder, [source.limits for source in sources])
     columns = sums.run()
     report = sums.report()
     write_table(folder / sizes_name, sizes.table())

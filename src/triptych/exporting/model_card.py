@@ -57,6 +57,7 @@ def write_card(path: Path, target: str, run: TrainedRun, proof: Proof, wanted: s
         notes=[
             generation.note(run.base),
             *serving.notes(wanted, run.geometry),
+            *serving.source_notes(run.settings.sources("train"), run.geometry),
             *serving.image_notes(run.corpora.values()),
         ],
         run_file=run_file.to_yaml(run.settings).strip(),

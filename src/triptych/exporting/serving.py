@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from triptych.corpus.corpus import Corpus
 from triptych.exporting.generation import GREEDY
 from triptych.images.geometry import Geometry
 from triptych.images.traits import Trait, said
+from triptych.sources.records import Source
 from triptych.text.template import Template
 
 LOOKED_AT = 2_000
@@ -77,6 +79,22 @@ def image_notes(corpora: Iterable[Corpus]) -> list[str]:
     found = said(sum((Counter(corpus.traits()) for corpus in corpora), Counter[Trait]()))
     notes = [f"Of the data, {sentence}." for sentence in found]
     return notes and [*notes, "`triptych convert DATA --to OUT.jsonl --images DIR` writes images that all read alike."]
+
+
+def source_notes(sources: Iterable[Source], geometry: Geometry) -> list[str]:
+    """Which sources had limits of their own, which servers do not know, in sentences."""
+    own: dict[tuple[int, int], list[str]] = {}
+    for source in sources:
+        if source.limits is not None:
+            limited, _ = geometry.asked((0, 0), source.limits)
+            name = source.path if isinstance(source.path, str) else source.path[0]
+            own.setdefault((limited.min_pixels, limited.max_pixels), []).append(Path(name).name)
+    return [
+        f"Images of {', '.join(names)} had limits of their own in training ({low:,} to {high:,} px); a server has one "
+        "pair for all: send images of that kind at such a size, or serve them with "
+        f"`--mm-processor-kwargs '{json.dumps({'min_pixels': low, 'max_pixels': high})}'`."
+        for (low, high), names in own.items()
+    ]
 
 
 def _skip_thinking(corpora: Iterable[Corpus], template: Template) -> bool:

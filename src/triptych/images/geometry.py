@@ -13,11 +13,15 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from triptych.sources.records import ImageLimits
+
 MAX_ASPECT = 200
 """Longest side over shortest side beyond which the family's image processors refuse an image."""
 
 SHORTEST = 28
 """Shortest side after LLaMA-Factory's resize, px, whatever the model's patch."""
+FIXED_TOKENS = (4, 16384)
+"""Tokens of an image whose size is given, at least and at most, as ``qwen_vl_utils`` has it."""
 SQUEEZED = 180
 """Aspect ratio that LLaMA-Factory gives to an image of more than ``MAX_ASPECT``."""
 
@@ -74,6 +78,22 @@ class Geometry:
             resized_height = math.ceil(height * grow / factor) * factor
             resized_width = math.ceil(width * grow / factor) * factor
         return resized_height, resized_width
+
+    def asked(self, size: tuple[int, int], limits: ImageLimits | None) -> tuple[Geometry, tuple[int, int]]:
+        """The arithmetic of one image, and the (height, width) that it starts from.
+
+        The narrower place decides: a limit of an image that crosses the run's other limit moves that. A size that is
+        given counts in place of the image's own, within the limits of Qwen's utilities.
+        """
+        if limits is None:
+            return self, size
+        if limits.height:
+            fewest, most = (tokens * self.factor**2 for tokens in FIXED_TOKENS)
+            return self.limit(min_pixels=fewest, max_pixels=most), (limits.height, limits.width)
+        low, high = limits.min_pixels or self.min_pixels, limits.max_pixels or self.max_pixels
+        if low > high:
+            low, high = (low, low) if limits.min_pixels else (high, high)
+        return self.limit(min_pixels=low, max_pixels=high), size
 
     def first_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width, px, that an image is scaled to before ``resized`` rounds them; its own without such a step.
@@ -147,7 +167,29 @@ def is_extreme(height: int, width: int) -> bool:
     return max(height, width) / min(height, width) > MAX_ASPECT
 
 
-def share_tokens(sizes: Sequence[tuple[int, int]], geometry: Geometry, budget: int) -> list[tuple[int, int]]:
+Limits = Sequence[ImageLimits | None]
+"""What is asked of each image of a sample"""
+
+
+def natural_sizes(
+    sizes: Sequence[tuple[int, int]], geometry: Geometry, limits: Limits | None = None
+) -> list[tuple[int, int]]:
+    """(resized height, resized width) of images under the limits per image, px.
+
+    Args:
+        sizes: (height, width) of each, px, as measured.
+        geometry: the model's patch arithmetic and the limits of the run.
+        limits: what is asked of each; None where nothing is.
+    """
+    if limits is None:
+        return [geometry.resized(*size) for size in sizes]
+    asked = (geometry.asked(size, own) for size, own in zip(sizes, limits, strict=True))
+    return [own.resized(*size) for own, size in asked]
+
+
+def share_tokens(
+    sizes: Sequence[tuple[int, int]], geometry: Geometry, budget: int, limits: Limits | None = None
+) -> list[tuple[int, int]]:
     """Resize images so that together they cost at most ``budget`` tokens, if they can.
 
     Water-filling: one cap for all, as high as the budget allows. Images under the cap keep their size, the others
@@ -159,19 +201,22 @@ def share_tokens(sizes: Sequence[tuple[int, int]], geometry: Geometry, budget: i
         sizes: (height, width) of each image, px, as measured.
         geometry: the model's patch arithmetic and the limits per image.
         budget: language tokens for all images together.
+        limits: what is asked of each image; None where nothing is.
 
     Returns:
         (resized height, resized width) per image. Over ``budget`` only where ``min_pixels`` allows no less.
     """
-    natural = [geometry.resized(*size) for size in sizes]
+    natural = natural_sizes(sizes, geometry, limits)
     costs = [geometry.tokens(*size) for size in natural]
     if sum(costs) <= budget:
         return natural
 
+    asked = [geometry.asked(size, own) for size, own in zip(sizes, limits or [None] * len(sizes), strict=True)]
+
     def fill(cap: int) -> list[tuple[int, int]]:
         return [
-            resized if cost <= cap else geometry.shrunk(*size, cap)
-            for size, resized, cost in zip(sizes, natural, costs, strict=True)
+            resized if cost <= cap else own.shrunk(*size, cap)
+            for (own, size), resized, cost in zip(asked, natural, costs, strict=True)
         ]
 
     fits, too_high = 1, max(costs)

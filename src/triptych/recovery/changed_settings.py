@@ -48,6 +48,8 @@ FATES: dict[str, tuple[Fate, str]] = {
     "data.train.choice": ("by content", ""),
     "data.train.ignore": ("by content", ""),
     "data.train.weight": ("refused", SHAPES_ROWS),
+    "data.train.min_pixels": ("refused", SHAPES_ROWS),
+    "data.train.max_pixels": ("refused", SHAPES_ROWS),
     "data.train.loss_weight": ("refused", SHAPES_LOSS),
     "data.train.epochs": ("refused", SHAPES_ROWS),
     "data.train.max_samples": ("refused", SHAPES_ROWS),

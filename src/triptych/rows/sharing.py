@@ -48,7 +48,9 @@ class CorpusKeys:
     def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
         merged = corpus.geometry.merge_size**2
-        self._files = _file_numbers(corpus)
+        sizes = corpus.natural_sizes()
+        self._files = _file_numbers(corpus, sizes)
+        self._natural = dict(zip(self._files.tolist(), map(tuple, sizes.tolist()), strict=True))
         natural = corpus.natural_patches() // merged
         tokens = np.zeros(int(self._files.max(initial=-1)) + 1, np.int64)
         tokens[self._files] = natural
@@ -94,13 +96,13 @@ class CorpusKeys:
 
     def _refit(self, known: int, tokens: list[int]) -> None:
         """Number the images of samples that were changed, from ``known`` on, and add their ``tokens``."""
-        geometry = self._corpus.geometry
+        geometry, natural = self._corpus.geometry, self._natural
         for place in np.flatnonzero(self._changed).tolist():
             for key, image in self._sized(place):
                 size = image.resized_height, image.resized_width
                 if key in self._fitted:
                     continue
-                if size == geometry.resized(image.height, image.width):
+                if size == natural[key[0]]:
                     self._fitted[key] = key[0]
                 else:
                     self._fitted[key] = known + len(tokens)
@@ -121,11 +123,15 @@ class CorpusKeys:
         return keys
 
 
-def _file_numbers(corpus: Corpus) -> NDArray[np.int64]:
-    """(I,) number of the file of each image of the index: several data files may show the same one."""
+def _file_numbers(corpus: Corpus, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(I,) number of the file of each image of the index: several data files may show the same one.
+
+    With (I, 2) sizes that differ by what their sources ask, one file has as many numbers.
+    """
     hashes = np.zeros(corpus.index.image_count, np.uint64)
     for start, locations in corpus.index.location_batches():
         found = [xxhash.xxh3_64_intdigest(location.encode("utf-8", "surrogatepass")) for location in locations]
         hashes[start : start + len(found)] = found
+    hashes ^= (sizes[:, 0] << 32 | sizes[:, 1]).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     _, numbers = np.unique(hashes, return_inverse=True)
     return numbers.astype(np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Literal
 
 from triptych.errors import ConfigError, Origin, Problem
@@ -43,6 +43,23 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 
 @dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What a source or a record asks of the size of an image, instead of the run; 0 where it asks nothing."""
+
+    min_pixels: int = 0
+    max_pixels: int = 0
+    height: int = 0
+    """With ``width``, the size itself, px, before it is rounded to whole tokens"""
+    width: int = 0
+
+    def over(self, wider: ImageLimits | None) -> ImageLimits:
+        """These, and those of a wider place where these ask nothing."""
+        if wider is None:
+            return self
+        return ImageLimits(*(own or other for own, other in zip(astuple(self), astuple(wider), strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRef:
     """Where the bytes of one image are."""
 
@@ -51,6 +68,8 @@ class ImageRef:
     location: str | None = None
     """Where a reader has found it already, in the form that ``measure.open_bytes`` takes: inside a Parquet file, a
     tar, ..."""
+    limits: ImageLimits | None = None
+    """What the record asks of its size"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +121,8 @@ class Source:
     """What is learned: every answer, the last one, or all text."""
     system: str | None = None
     """System prompt of records that have none."""
+    limits: ImageLimits | None = None
+    """What it asks of the size of its images; None for what the run asks."""
     loss_weight: float = 1.0
     """How much its samples count in the loss; the weights in its records are multiplied by it."""
     allow_private: bool = False

@@ -113,6 +113,8 @@ class _RecordReader(TurnReader):
             self.fail("marker-count", mismatch)
         if self.problems:
             raise SampleError(self.problems)
+        if self.limits:
+            images = [replace(ref, limits=self.limits.get(place)) for place, ref in enumerate(images)]
         turns = self._with_system(turns)
         objects = tuple(self.objects.taken) if self.objects is not None else ()
         told = tuple(turns), tuple(images), self.origin, self._task(), weight, objects

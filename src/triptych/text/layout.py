@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.errors import Origin
-from triptych.images.geometry import Geometry, share_tokens
+from triptych.images.geometry import Geometry, Limits, natural_sizes, share_tokens
 from triptych.text.box_filling import fill_boxes
 from triptych.text.encoded import Encoded
 
@@ -79,7 +79,13 @@ FITS = 8
 """How often boxes are filled in again where their digits and the sizes of images decide about each other."""
 
 
-def fit(encoded: Encoded, sizes: Sequence[tuple[int, int]], geometry: Geometry, budget: Budget) -> Fitted:
+def fit(
+    encoded: Encoded,
+    sizes: Sequence[tuple[int, int]],
+    geometry: Geometry,
+    budget: Budget,
+    limits: Limits | None = None,
+) -> Fitted:
     """Choose the size of every image so that the sample keeps its budgets; no image is ever cut. Boxes are filled in.
 
     Args:
@@ -87,19 +93,20 @@ def fit(encoded: Encoded, sizes: Sequence[tuple[int, int]], geometry: Geometry, 
         sizes: measured (height, width) per image, px.
         geometry: the model's patch arithmetic and the limits per image.
         budget: the limits per sample and what may be done to keep ``max_tokens``.
+        limits: what is asked of each image; None where nothing is.
 
     Raises:
         TooLongError: with the reason, if the sample stays over ``max_tokens`` or ``image_tokens``.
     """
     if len(encoded.boxes):
-        return _fit_boxes(encoded, sizes, geometry, budget)
+        return _fit_boxes(encoded, sizes, geometry, budget, limits)
     text_tokens = len(encoded.ids) - len(sizes)
-    natural = [geometry.resized(*size) for size in sizes]
+    natural = natural_sizes(sizes, geometry, limits)
     share = budget.image_tokens
     if budget.max_tokens is not None and budget.too_long in ("shrink", "cut_text"):
         room = max(0, budget.max_tokens - text_tokens)
         share = room if share is None else min(share, room)
-    resized = natural if share is None else share_tokens(sizes, geometry, share)
+    resized = natural if share is None else share_tokens(sizes, geometry, share, limits)
     image_tokens = sum(geometry.tokens(*size) for size in resized)
     if budget.image_tokens is not None and image_tokens > budget.image_tokens:
         raise TooLongError(
@@ -116,15 +123,17 @@ def fit(encoded: Encoded, sizes: Sequence[tuple[int, int]], geometry: Geometry, 
     return Fitted(encoded, resized, resized != natural)
 
 
-def _fit_boxes(encoded: Encoded, sizes: Sequence[tuple[int, int]], geometry: Geometry, budget: Budget) -> Fitted:
+def _fit_boxes(
+    encoded: Encoded, sizes: Sequence[tuple[int, int]], geometry: Geometry, budget: Budget, limits: Limits | None
+) -> Fitted:
     """Smaller images have shorter coordinates, which leave more room for images: fit until nothing changes."""
-    natural = [geometry.resized(*size) for size in sizes]
+    natural = natural_sizes(sizes, geometry, limits)
     resized = natural
     for _ in range(FITS):
         try:
-            fitted = fit(fill_boxes(encoded, sizes, resized), sizes, geometry, budget)
+            fitted = fit(fill_boxes(encoded, sizes, resized), sizes, geometry, budget, limits)
         except TooLongError:
-            smallest = share_tokens(sizes, geometry, 0)
+            smallest = share_tokens(sizes, geometry, 0, limits)
             if resized == smallest:
                 raise
             resized = smallest

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from triptych.errors import Code, Origin, Problem
-from triptych.sources.records import ImageRef, Source, json_type
+from triptych.sources.records import ImageLimits, ImageRef, Source, json_type
 from triptych.sources.references import NotAnImage, is_blank, read_images
 from triptych.text import unread
 from triptych.text.boxes import Objects
 from triptych.text.shapes.found import ShapeError
-from triptych.text.shapes.parts import Slot, read_part
+from triptych.text.shapes.parts import Slot, part_limits, read_part
 from triptych.text.weights import SAMPLE_KEYS, TURN_KEYS, loss_weight
 
 MARK = "<image>"
@@ -116,6 +116,8 @@ class TurnReader:
         """Which image each place takes, in reading order."""
         self.pad: tuple[int, str] | None = None
         """The first turn that types a token of an image, and the token."""
+        self.limits: dict[int, ImageLimits] = {}
+        """What is asked of the image of a slot"""
         self.objects: Objects | None = None
         """Names and boxes that the record keeps beside its text"""
         self._own: list[ImageRef] = []  # images of the turn that is read, for its marks
@@ -212,6 +214,7 @@ class TurnReader:
         if not places and self.naming.source.marks != "inline":
             first = min((part for part in parts if isinstance(part, int)), default=len(self.slots))
             self.slots[first:first] = own
+            self.limits = {slot + len(own) * (slot >= first): limits for slot, limits in self.limits.items()}
             moved = [part + len(own) if isinstance(part, int) else part for part in parts]
             return [*range(first, first + len(own)), *moved]
         if len(places) != len(own):
@@ -300,11 +303,14 @@ class TurnReader:
         for position, part in enumerate(content, 1):
             try:
                 found = read_part(part, self.naming.ignored)
+                limits = part_limits(part, self.naming.ignored) if isinstance(found, list) and len(part) > 1 else None
             except ShapeError as error:
                 self.fail("bad-shape", f"part {position} of the content {error}", turn=number)
                 return None
             if isinstance(found, list):
                 for slot in found:
+                    if limits is not None:
+                        self.limits[len(self.slots)] = limits
                     self._slot(slot, parts)
             elif found:
                 if self.objects is not None:

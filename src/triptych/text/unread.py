@@ -15,7 +15,7 @@ _THINKING = "is not read; write the answer's content as `<think>\\n...\\n</think
 _KWARGS = "changes how a chat template renders; Triptych renders every sample alike"
 _TOKENS = "would choose which tokens are learned; write `loss: true`, `loss: false` or a `weight` in a turn"
 _OUT = "may leave it out of training; write `loss: false` in a turn, or remove the record"
-_SIZES = "sets the size of one image; set `data.min_pixels` and `data.max_pixels` of the run for all"
+_SIZES = "sets the size of one image; set `min_pixels` and `max_pixels` of the part, the source or `data`"
 
 _FILLED: dict[str, str] = {
     **dict.fromkeys(("videos", "video", "audios", "audio", "input_audio", "video_url", "audio_url"), _MEDIA),
@@ -45,7 +45,8 @@ _LEFT_OUT: dict[str, bool] = {
 _NEVER_NEUTRAL = ("mask", "label_mask")
 _PART_NUMBERS = dict.fromkeys(
     (
-        *("min_pixels", "max_pixels", "resized_height", "resized_width", "total_pixels", "min_tokens", "max_tokens"),
+        *("min_pixels", "max_pixels", "resized_height", "resized_width"),  # beside a text
+        *("total_pixels", "min_tokens", "max_tokens"),
         *("image_resized_height", "image_resized_width"),
     ),
     _SIZES,

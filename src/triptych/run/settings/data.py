@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from triptych.images.geometry import Geometry
 from triptych.planning.mixture import Share
 from triptych.run.settings.base import Settings, in_pydantic
-from triptych.sources.records import Marks, RoleRule, Source, Supervise
+from triptych.sources.records import ImageLimits, Marks, RoleRule, Source, Supervise
 from triptych.text.layout import TooLong
 from triptych.text.weights import LEAST, MOST
 
@@ -56,6 +56,10 @@ class SourceSettings(Settings):
     """Read multiple choice: the question with its options becomes the user's turn, the letter the answer."""
     ignore: list[str] = []
     """Keys of records, turns and parts that hold something and are left out on purpose, for example ``[thumbnail]``."""
+    min_pixels: PositiveInt | None = None
+    """Smallest area of its images as resized, px, instead of ``data.min_pixels``."""
+    max_pixels: PositiveInt | None = None
+    """Largest area of its images as resized, px, instead of ``data.max_pixels``."""
     loss_weight: Annotated[float, Field(ge=LEAST, le=MOST)] = 1.0
     """How much its targets count in the loss, beside weights in the records; ``weight`` decides how often it is
     drawn."""
@@ -80,6 +84,18 @@ class SourceSettings(Settings):
             raise ValueError("`weight` and `epochs` both say how much of it an epoch holds; give one of them")
         return self
 
+    @model_validator(mode="after")
+    def _own_limits_in_order(self) -> Self:
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise ValueError("`min_pixels` is larger than `max_pixels`")
+        return self
+
+    def limits(self) -> ImageLimits | None:
+        """What it asks of the size of its images."""
+        if self.min_pixels is None and self.max_pixels is None:
+            return None
+        return ImageLimits(self.min_pixels or 0, self.max_pixels or 0)
+
     def share(self) -> Share:
         return Share(self.weight, self.epochs, self.max_samples)
 
@@ -101,6 +117,7 @@ class SourceSettings(Settings):
             supervise="answers" if data is None else data.supervise,
             system=None if data is None else data.system,
             loss_weight=self.loss_weight,
+            limits=self.limits(),
             allow_private=data is not None and data.allow_private,
         )
 

@@ -6,7 +6,8 @@ import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from triptych.sources.records import ImageRef, json_type
+from triptych.images.geometry import MAX_ASPECT
+from triptych.sources.records import ImageLimits, ImageRef, json_type
 from triptych.sources.references import INLINE_KEYS, NAME_KEYS, NotAnImage, is_empty, read_images, says_which
 from triptych.text.shapes.found import ShapeError
 from triptych.text.unread import unread_part_keys
@@ -16,6 +17,7 @@ _IMAGE_TYPES = ("image", "image_url", "input_image", "image_path", "image_base64
 _OTHER_IMAGE_TYPES = ("img", "picture", "photo", "pic")
 _PART_TEXT_KEYS = ("text", "value", "content", "input_text", "output_text")
 _PART_IMAGE_KEYS = tuple(dict.fromkeys((*NAME_KEYS, *INLINE_KEYS)))
+LIMIT_KEYS = ("min_pixels", "max_pixels", "resized_height", "resized_width")
 _PART_FORMS = 'a part is {"type": "text", "text"}, {"type": "image", "image"} or {"type": "image_url", "image_url"}'
 
 Slot = ImageRef | tuple[str, int] | None
@@ -55,7 +57,8 @@ def read_part(part: Any, ignored: Collection[str]) -> str | list[Slot]:
             f"has {keys}{f' and the type {reprlib.repr(kind)}' if kind is not None else ''}; {_PART_FORMS}"
         )
     if len(part) > 1:
-        for message in unread_part_keys(part, {*read, "type", "index"}, ignored):
+        sizes = () if kind in _TEXT_TYPES else LIMIT_KEYS
+        for message in unread_part_keys(part, {*read, *sizes, "type", "index"}, ignored):
             raise ShapeError(f"cannot be read whole: {message}")
     return found
 
@@ -64,6 +67,29 @@ def _plain_kind(kind: str) -> str:
     """A type of parts as this module calls it: ``Image``, ``img`` and ``image/png`` are images."""
     name = kind.strip().lower()
     return "image" if name in _OTHER_IMAGE_TYPES or name.startswith("image/") else name
+
+
+def part_limits(part: Mapping[str, Any], ignored: Collection[str]) -> ImageLimits | None:
+    """What an image part asks of its size, as Qwen's utilities spell it; None if nothing.
+
+    Raises:
+        ShapeError: if it cannot be asked.
+    """
+    given = {key: part[key] for key in LIMIT_KEYS if part.get(key) is not None and key not in ignored}
+    if not given:
+        return None
+    for key, value in given.items():
+        # Tables that hold a null write whole numbers as floats.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**31 or value % 1:
+            raise ShapeError(f"has a `{key}` that is no number of pixels: {reprlib.repr(value)}")
+    low, high, height, width = (int(given.get(key, 0)) for key in LIMIT_KEYS)
+    if (height > 0) != (width > 0):
+        raise ShapeError("has one of `resized_height` and `resized_width`; give both")
+    if low and high and low > high:
+        raise ShapeError(f"has a `min_pixels` of {low:,} over its `max_pixels` of {high:,}")
+    if height and max(height, width) > MAX_ASPECT * min(height, width):
+        raise ShapeError(f"asks for {height} x {width} px: one side over {MAX_ASPECT} times the other")
+    return ImageLimits(low, high, height, width)
 
 
 def _part_text(part: Mapping[str, Any]) -> str:
