@@ -22,7 +22,7 @@ from triptych.commands.convert import convert
 from triptych.commands.options import SourceOptions
 from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import Encoder
-from triptych.corpus.executor import LocalEngine
+from triptych.corpus.execution.executor import LocalEngine
 from triptych.corpus.loading import load_or_build
 from triptych.errors import ConfigError
 from triptych.exporting.serving import image_notes

@@ -107,7 +107,7 @@ def table(title: str, columns: Row, rows: Sequence[Row], *, sentences: bool = Fa
 
 
 class Watcher:
-    """Shows an examination as it goes on; see ``triptych.corpus.progress.Progress``."""
+    """Shows an examination as it goes on; see ``triptych.corpus.execution.progress.Progress``."""
 
     SHOWN = 5
     """Problems shown before the end; all are listed there."""

@@ -15,7 +15,7 @@ from triptych.compat.llamafactory.checks import (
     UnsupportedKeyError,
 )
 from triptych.compat.llamafactory.filled import fill
-from triptych.compat.llamafactory.keys import KEYS
+from triptych.compat.llamafactory.keys.table import KEYS
 from triptych.compat.llamafactory.translate import Surroundings, Translation, translate
 from triptych.compat.loading import open_run, to_yaml
 from triptych.errors import ConfigError

@@ -12,7 +12,7 @@ import numpy as np
 import tiny
 from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import CheckReport, Encoder
-from triptych.corpus.executor import LocalEngine
+from triptych.corpus.execution.executor import LocalEngine
 from triptych.corpus.loading import load_or_build
 from triptych.family.family import read_model_files
 from triptych.images.pixels import load_patches

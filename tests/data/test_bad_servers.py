@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 import tiny
-from triptych.corpus.executor import LocalEngine
+from triptych.corpus.execution.executor import LocalEngine
 from triptych.corpus.loading import load_or_build
 from triptych.images import identity, measure, pixels
 from triptych.images.identity import Rules

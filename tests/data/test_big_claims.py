@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from triptych.corpus.executor import LocalEngine
+from triptych.corpus.execution.executor import LocalEngine
 from triptych.corpus.loading import load_or_build
 from triptych.sources import tars
 from triptych.sources.records import Source

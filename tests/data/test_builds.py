@@ -29,7 +29,7 @@ if __name__ == "__main__":  # its workers import only what they need
     from triptych.corpus import image_sizes
     from triptych.sources.text_files import json_files
     from triptych.corpus.loading import load_or_build
-    from triptych.corpus.executor import LocalEngine
+    from triptych.corpus.execution.executor import LocalEngine
     from triptych.text.layout import Budget
     from triptych.sources.records import Source
     from triptych.corpus.examine import Encoder

@@ -12,7 +12,7 @@ import pytest
 
 import tiny
 from triptych.corpus.corpus import Corpus
-from triptych.corpus.executor import LocalEngine
+from triptych.corpus.execution.executor import LocalEngine
 from triptych.corpus.loading import load_or_build
 from triptych.images import identity, measure
 from triptych.images.identity import Rules

@@ -20,7 +20,7 @@ from PIL import Image
 
 import tiny
 from triptych.commands.check import check
-from triptych.corpus.executor import LocalEngine
+from triptych.corpus.execution.executor import LocalEngine
 from triptych.images import measure, pixels
 from triptych.images.geometry import is_extreme
 
@@ -242,7 +242,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from triptych.commands.check import check
-from triptych.corpus.executor import LocalEngine
+from triptych.corpus.execution.executor import LocalEngine
 
 def peak():  # kB; not ru_maxrss, which begins with what the parent held
     status = Path("/proc/self/status").read_text()

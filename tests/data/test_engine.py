@@ -13,7 +13,7 @@ import pytest
 import tiny
 from triptych.corpus import image_sizes
 from triptych.corpus.examine import CheckReport, Encoder
-from triptych.corpus.executor import AHEAD, Engine, LocalEngine
+from triptych.corpus.execution.executor import AHEAD, Engine, LocalEngine
 from triptych.corpus.loading import load_or_build
 from triptych.errors import ConfigError, TriptychError
 from triptych.family.family import read_model_files
@@ -90,7 +90,7 @@ def work(item):
     time.sleep(0.05)
 
 if __name__ == "__main__":
-    from triptych.corpus.executor import LocalEngine
+    from triptych.corpus.execution.executor import LocalEngine
     for _ in LocalEngine(2, patience=0).map(work, range(10**9)):
         pass
 """

@@ -21,7 +21,7 @@ from test_samples import (
 )
 
 from triptych.corpus.examine import Encoder
-from triptych.corpus.executor import LocalEngine
+from triptych.corpus.execution.executor import LocalEngine
 from triptych.corpus.loading import load_or_build
 from triptych.errors import Code
 from triptych.family.family import read_model_files

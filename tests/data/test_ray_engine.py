@@ -21,9 +21,9 @@ import tiny
 from triptych.commands.check import index
 from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import CheckReport, Encoder, Examined, Examiner, Task
-from triptych.corpus.executor import Engine, LocalEngine
+from triptych.corpus.execution.executor import Engine, LocalEngine
+from triptych.corpus.execution.ray_executor import RETRIES, RayEngine
 from triptych.corpus.loading import load_or_build
-from triptych.corpus.ray_executor import RETRIES, RayEngine
 from triptych.errors import ConfigError, TriptychError
 from triptych.family.family import read_model_files
 from triptych.sources.records import Source

@@ -26,7 +26,7 @@ from PIL import Image
 import tiny
 from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import CheckReport, Encoder
-from triptych.corpus.executor import LocalEngine
+from triptych.corpus.execution.executor import LocalEngine
 from triptych.corpus.loading import load_or_build
 from triptych.errors import ConfigError
 from triptych.family.family import read_model_files

@@ -11,9 +11,9 @@
 
 from triptych.api.chat import Answer, Chat, load_chat
 from triptych.api.data import Run, Sample, Samples, check, encode, load_run
+from triptych.api.memory_source import Source
 from triptych.api.training import RunPlan, TrainResult, batch, evaluate, export, plan, train
 from triptych.corpus.examine import CheckReport
-from triptych.run.memory_source import Source
 
 __all__ = [
     "Answer",

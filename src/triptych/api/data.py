@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych.api.memory_source import Source
 from triptych.compat.loading import open_run
 from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import CheckReport, Encoder
-from triptych.corpus.executor import LocalEngine
+from triptych.corpus.execution.executor import LocalEngine
+from triptych.corpus.execution.progress import Progress
 from triptych.corpus.loading import load_or_build
-from triptych.corpus.progress import Progress
 from triptych.errors import ConfigError, DataError, Origin
 from triptych.family.family import ModelFiles, read_model_files
 from triptych.images import pixels
 from triptych.images.geometry import SizedImage
 from triptych.run import run_file
-from triptych.run.memory_source import Source
 from triptych.run.prepare import SPLITS, Split, make_encoder
 from triptych.run.selection import select
 from triptych.run.settings import RunSettings

@@ -17,7 +17,7 @@ from triptych.commands.options import SourceOptions
 from triptych.compat.loading import open_for
 from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import CheckReport, Encoder
-from triptych.corpus.executor import Engine, LocalEngine
+from triptych.corpus.execution.executor import Engine, LocalEngine
 from triptych.errors import ConfigError, printable_json
 from triptych.family.family import ModelFiles, read_model_files
 from triptych.images.traits import Trait, said
@@ -166,6 +166,6 @@ def _engine(name: Literal["local", "ray"], workers: int | None, address: str | N
         if address is not None:
             raise ConfigError("--address goes with --engine ray")
         return LocalEngine(workers)
-    from triptych.corpus.ray_executor import RayEngine
+    from triptych.corpus.execution.ray_executor import RayEngine
 
     return RayEngine(workers, address)

@@ -21,7 +21,7 @@ import orjson
 
 from triptych.commands.options import SourceOptions, refuse_to_overwrite
 from triptych.compat.loading import open_for, to_yaml
-from triptych.corpus.executor import Engine
+from triptych.corpus.execution.executor import Engine
 from triptych.errors import ConfigError, Origin, Problem, SampleError
 from triptych.images import identity, measure, pixels
 from triptych.images.first_bytes import INLINE

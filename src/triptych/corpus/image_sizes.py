@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from triptych.corpus.executor import Engine
+from triptych.corpus.execution.executor import Engine
+from triptych.corpus.execution.progress import Progress
 from triptych.corpus.index import Index
-from triptych.corpus.progress import Progress
 from triptych.errors import Code, Problem
 from triptych.images import identity, measure, near_names
 from triptych.images.measure import ImageError

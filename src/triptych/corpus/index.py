@@ -23,9 +23,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from triptych.corpus.examine import Examiner, Task
-from triptych.corpus.executor import Engine
+from triptych.corpus.execution.executor import Engine
+from triptych.corpus.execution.progress import Progress
 from triptych.corpus.index_writer import ABOUT, FILES, IMAGE_TABLE, SAMPLES, PartWriter
-from triptych.corpus.progress import Progress
 from triptych.errors import Origin, Problem
 from triptych.images.cache_files import intact, mark_used
 from triptych.images.geometry import Limits

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from triptych.corpus.examine import DIGEST, SCHEMA, Examined
-from triptych.corpus.progress import Progress
+from triptych.corpus.execution.progress import Progress
 from triptych.images.cache_files import seal
 from triptych.sources import records
 

@@ -13,11 +13,11 @@ from filelock import FileLock
 
 from triptych.corpus.corpus import FORMAT, Corpus, write_table
 from triptych.corpus.examine import CheckReport, Encoder
-from triptych.corpus.executor import Engine, LocalEngine
+from triptych.corpus.execution.executor import Engine, LocalEngine
+from triptych.corpus.execution.progress import Progress, Silent
 from triptych.corpus.image_sizes import Sizes, measure_images, missing_hints
 from triptych.corpus.index import Index, load_or_build_index
 from triptych.corpus.lengths import LENGTHS, SampleLengths
-from triptych.corpus.progress import Progress, Silent
 from triptych.errors import Origin, Problem
 from triptych.images.cache_files import cache_folder, intact, mark_used, replacing, seal
 from triptych.images.geometry import Geometry

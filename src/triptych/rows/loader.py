@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from triptych.corpus.executor import usable_cores
+from triptych.corpus.execution.executor import usable_cores
 from triptych.errors import ConfigError, TriptychError, printable
 from triptych.planning.plan import Plan
 from triptych.rows.builder import Row, RowBuilder

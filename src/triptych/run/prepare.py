@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from triptych.corpus.corpus import Corpus
 from triptych.corpus.examine import CheckReport, Encoder
-from triptych.corpus.executor import Engine
+from triptych.corpus.execution.executor import Engine
 from triptych.corpus.loading import load_or_build
 from triptych.errors import ConfigError, DataError, Problem, printable_json
 from triptych.family.family import ModelFiles, read_model_files

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from triptych.corpus.examine import CheckReport
-from triptych.corpus.progress import Progress
+from triptych.corpus.execution.progress import Progress
 from triptych.errors import Problem, counts, printable
 
 Row = Sequence[str]
@@ -100,7 +100,7 @@ class _Counter:
 
 
 class _Examination:
-    """See ``triptych.corpus.progress.Progress``."""
+    """See ``triptych.corpus.execution.progress.Progress``."""
 
     def __init__(self, name: str, progress: OnProgress | None) -> None:
         self._name, self._progress = name, progress

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from triptych.compat.llamafactory.keys import KEYS
+from triptych.compat.llamafactory.keys.table import KEYS
 from triptych.errors import ConfigError
 
 STAGES = ("pt", "sft", "rm", "ppo", "dpo", "kto")

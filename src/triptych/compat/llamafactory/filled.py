@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from triptych.compat.llamafactory.checks import ContradictionError, check_known
-from triptych.compat.llamafactory.key import Kind
-from triptych.compat.llamafactory.keys import KEYS
+from triptych.compat.llamafactory.keys.key import Kind
+from triptych.compat.llamafactory.keys.table import KEYS
 
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _EXPECTED: dict[Kind, str] = {

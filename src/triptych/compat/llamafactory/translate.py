@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from triptych.compat.llamafactory import checks, method
-from triptych.compat.llamafactory.keys import KEYS
+from triptych.compat.llamafactory.keys.table import KEYS
 from triptych.compat.notes import Notes
 from triptych.run.hf_names import PASSED
 from triptych.sources.lists.dataset_info import Listed

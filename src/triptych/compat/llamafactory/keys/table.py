@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from triptych.compat.llamafactory.data_keys import DATA
-from triptych.compat.llamafactory.key import Key, Rows
-from triptych.compat.llamafactory.method_keys import GENERATION, METHOD
-from triptych.compat.llamafactory.model_keys import MODEL
-from triptych.compat.llamafactory.trainer_keys import TRAINER
+from triptych.compat.llamafactory.keys.data import DATA
+from triptych.compat.llamafactory.keys.key import Key, Rows
+from triptych.compat.llamafactory.keys.method import GENERATION, METHOD
+from triptych.compat.llamafactory.keys.model import MODEL
+from triptych.compat.llamafactory.keys.trainer import TRAINER
 
 TABLES: dict[str, Rows] = {
     "Data": DATA,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from triptych.compat.llamafactory.key import Rows, becomes, group
+from triptych.compat.llamafactory.keys.key import Rows, becomes, group
 
 DATA: Rows = {
     "template": becomes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from triptych.compat.llamafactory.key import Rows, becomes, group, passed
+from triptych.compat.llamafactory.keys.key import Rows, becomes, group, passed
 
 _HUB = "nothing is uploaded in training: `triptych export DIR --to OUT --push USER/NAME`"
 _ROWS = "rows come from Triptych's own plan and processes"

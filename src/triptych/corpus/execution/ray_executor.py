@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from triptych.corpus.executor import AHEAD
+from triptych.corpus.execution.executor import AHEAD
 from triptych.errors import ConfigError, TriptychError
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ MOST_ITEMS = 64
 
 
 class RayEngine:
-    """A Ray cluster; see ``triptych.corpus.executor.Engine``.
+    """A Ray cluster; see ``triptych.corpus.execution.executor.Engine``.
 
     Data files and images must lie where every machine of the cluster finds them under the same name, and Triptych must
     be installed there. Only this process touches the caches. A task whose worker is lost is run again by Ray.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from triptych.compat.llamafactory.key import Rows, becomes, group
+from triptych.compat.llamafactory.keys.key import Rows, becomes, group
 
 _NO_EFFECT = "no effect on what is learned"
 _TOKENS = "new tokens need new rows in the model: add them with transformers, save the folder, and train that"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from triptych.compat.llamafactory.key import Rows, becomes, group
+from triptych.compat.llamafactory.keys.key import Rows, becomes, group
 
 _OTHER_STAGE = "belongs to preference or reward training; Triptych does supervised fine-tuning"
 _OTHER_LOSS = "the loss is plain cross entropy; leave it out"
