@@ -40,7 +40,7 @@ from triptych.family.family import FAMILIES, Family
 from triptych.forward.attention import IMPLEMENTATIONS, Attention
 from triptych.forward.batch import Batch, end_to_end
 from triptych.forward.isolation import PACKED, Isolation
-from triptych.forward.memory import MemoryModel, RowSize
+from triptych.forward.memory import MemoryModel, RowSize, StepOptions
 from triptych.forward.row_forward import RowForward
 from triptych.images.geometry import Geometry
 from triptych.model.loading import PixelNormalizer
@@ -304,9 +304,7 @@ def account(case: Case) -> dict[str, Any]:
         family,
         model.config,
         torch.bfloat16,
-        checkpointing=case.checkpointing,
-        attention=attention.name,
-        logits_limit=LOGITS_LIMIT,
+        StepOptions(case.checkpointing, attention=attention.name, logits_limit=LOGITS_LIMIT),
     )
     step = memory.step(size)
     without_content(model, mode)
