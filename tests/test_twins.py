@@ -14,7 +14,7 @@ CHINESE = ".zh-CN.md"
 WAITING = {
     *("attention", "benchmarks", "data-format", "export", "families", "feature-cache", "numerics", "pipeline"),
     *("python", "quickstart", "resuming", "scaling", "settings", "training", "transformers", "inspecting", "sharing"),
-    *("recipes", "evaluation", "README", "SECURITY"),
+    *("evaluation", "README", "SECURITY"),
 }
 """Names of the pages whose twin is still to be written, or brought into step."""
 HAN = re.compile("[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
@@ -66,15 +66,11 @@ def read(path: Path) -> list[Section]:
     return sections
 
 
-def words(line: str) -> set[str]:
-    return set(WORD.findall(line))
-
-
 def same_line(english: str, chinese: str) -> bool:
     """Equal, or translated: in Chinese, and without a name, option or number that the other does not hold."""
     if english.split() == chinese.split():
         return True
-    return bool(HAN.search(chinese)) and words(chinese) <= words(english)
+    return bool(HAN.search(chinese)) and all(word in english for word in WORD.findall(chinese))
 
 
 def first_cells(table: list[str]) -> list[set[str]]:
