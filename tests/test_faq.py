@@ -41,5 +41,5 @@ def test_a_message_of_the_page_is_one_of_the_code(heading: str, said: str) -> No
 
 def test_both_pages_explain_the_same_messages() -> None:
     chinese = (ROOT / "docs" / "faq.zh-CN.md").read_text(encoding="utf-8")
-    assert HEADINGS == re.findall(r"^### `(.+)`$", chinese, re.M)
+    assert re.findall(r"^### `(.+)`$", chinese, re.M) == HEADINGS
     assert len(HEADINGS) > 20

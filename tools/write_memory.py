@@ -1,7 +1,7 @@
 """Write the tables of docs/memory.md and its twin: what a step needs, as `triptych plan` estimates it, without weights.
 
-    python tools/write_memory.py                                         write the tables of both pages (minutes)
-    python tools/write_memory.py qwen3_vl-4B --images 6 --side 896       show one model, all methods
+python tools/write_memory.py                                         write the tables of both pages (minutes)
+python tools/write_memory.py qwen3_vl-4B --images 6 --side 896       show one model, all methods
 """
 
 from __future__ import annotations
@@ -68,12 +68,8 @@ def memory_models(name: str, method: str) -> dict[bool, MemoryModel]:
         empty = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**MODELS[name]), dtype=torch.float32)
         model = set_up_training(empty, family, ModelSettings(path=name, **METHODS[method]), torch.bfloat16)
     packed = set(quantised_weights(model, family)) if method == "qlora" else set()
-    return {
-        again: MemoryModel(
-            model, family, model.config, torch.bfloat16, StepOptions(checkpointing=again, attention="varlen", packed=packed)
-        )
-        for again in (False, True)
-    }
+    options = {again: StepOptions(checkpointing=again, attention="varlen", packed=packed) for again in (False, True)}
+    return {again: MemoryModel(model, family, model.config, torch.bfloat16, step) for again, step in options.items()}
 
 
 def gigabytes(memory: MemoryModel, config: Any, sample: Sample) -> float:
