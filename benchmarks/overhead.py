@@ -42,10 +42,11 @@ from triptych.recovery.resume import fresh
 from triptych.run.prepare import Prepared, plan_training, prepare
 from triptych.run.settings import RunSettings
 from triptych.terminal import Terminal
-from triptych.training.callbacks import ReportCallback, RunLogCallback
 from triptych.training.context import make_context
 from triptych.training.setup import load_for_training
 from triptych.training.trainer import RowTrainer
+from triptych.training.watch.progress import ReportCallback
+from triptych.training.watch.trackers import RunLogCallback
 from workload import commit
 
 RESULTS = Path(__file__).parent / "results" / "overhead.jsonl"

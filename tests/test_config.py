@@ -260,7 +260,8 @@ def test_every_setting_and_every_group_is_described_in_the_schema() -> None:
 
 
 def test_there_are_few_enough_settings_to_read() -> None:
-    assert sum(len(group["properties"]) for group in groups()) < 100
+    values = [field for group in groups() for field in group["properties"].values() if "$ref" not in field]
+    assert len(values) < 100, "a group's name is none: only what holds a value is one"
 
 
 def test_settings_do_not_change(run: Path) -> None:

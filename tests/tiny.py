@@ -118,7 +118,7 @@ def write_run(folder: Path, model: Path, data: Path, /, **settings: Any) -> Path
         "model": {"path": str(model)},
         "data": {"train": [{"path": str(data)}], "workers": 0},
         "batch": {"samples": 4},
-        "train": {"learning_rate": 1e-3, "log_every": 1},
+        "train": {"learning_rate": 1e-3, "log_every": 1, "show": {"samples": 0}},
         "output": str(folder / "run"),
     }
     for group, values in settings.items():

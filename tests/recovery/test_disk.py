@@ -132,7 +132,7 @@ def test_a_full_feature_store_never_ends_training(
 
 
 FAILING = {
-    "log": "import triptych.training.callbacks as c\nclass_, name = c.RunLogCallback, 'on_log'\n",
+    "log": "import triptych.training.watch.trackers as c\nclass_, name = c.RunLogCallback, 'on_log'\n",
     "tensorboard": ("import torch.utils.tensorboard as t\nclass_, name = t.SummaryWriter, 'add_scalar'\n"),
 }
 

@@ -99,6 +99,10 @@ FATES: dict[str, tuple[Fate, str]] = {
     "train.save_every": ("applied", ""),
     "train.keep_checkpoints": ("applied", ""),
     "train.eval_every": ("applied", ""),
+    "train.metric": ("applied", "the best so far was chosen by the other one"),
+    "train.patience": ("applied", ""),
+    "train.show.samples": ("applied", "answers before are of other samples"),
+    "train.show.max_new_tokens": ("applied", ""),
     "eval.max_new_tokens": ("applied", ""),
     "eval.batch_size": ("applied", ""),
     "eval.limit": ("applied", ""),
@@ -216,7 +220,7 @@ def flat(content: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-GROUPS = frozenset({"model", "model.lora", "data", "batch", "train", "train.hf", "eval"})
+GROUPS = frozenset({"model", "model.lora", "data", "batch", "train", "train.hf", "train.show", "eval"})
 """Settings that hold settings."""
 
 

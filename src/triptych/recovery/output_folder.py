@@ -22,8 +22,8 @@ from triptych.run.settings import RunSettings
 LOCK, OWNER = ".lock", ".owner.json"
 FINAL = "final"
 LEFTOVERS = (
-    "run.yaml", "log.jsonl", "summary.json", "loss.png", "tensorboard", REJECTED, data_identity.FILE,
-    checkpoints.UNFINISHED,
+    "run.yaml", "log.jsonl", "summary.json", "loss.png", "tensorboard", "report.html", "report-data.js",
+    "showings.jsonl", REJECTED, data_identity.FILE, checkpoints.UNFINISHED,
 )  # fmt: skip
 """What a run writes before its first checkpoint, and reports: cleared when another run starts there."""
 

@@ -12,6 +12,7 @@ from triptych.errors import ConfigError
 from triptych.run.hf_names import passed_on
 from triptych.run.prepare import rows_per_rank
 from triptych.run.settings import RunSettings
+from triptych.run.settings.training import EVAL_LOSS
 
 
 def training_arguments(settings: RunSettings, precision: torch.dtype) -> TrainingArguments:
@@ -55,6 +56,12 @@ def training_arguments(settings: RunSettings, precision: torch.dtype) -> Trainin
         # The model's buffers are constants; ranks may run it a different number of times (see isolation.py).
         "ddp_broadcast_buffers": False,
     }
+    if train.keeps_best:
+        arguments |= {
+            "load_best_model_at_end": True,
+            "metric_for_best_model": train.metric,
+            "greater_is_better": train.metric != EVAL_LOSS,
+        }
     try:
         args = TrainingArguments(**{**arguments, **passed_on(train.hf)})
     except (TypeError, ValueError) as error:

@@ -35,19 +35,15 @@ from triptych.run import run_file
 from triptych.run.prepare import Prepared, Split, is_main_process
 from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
-from triptych.training.callbacks import (
-    EpochCallback,
-    ReportCallback,
-    RunLogCallback,
-    StopCallback,
-    tensorboard_callback,
-    tolerate_trackers,
-)
+from triptych.training.callbacks import EpochCallback, PatienceCallback, StopCallback
 from triptych.training.context import TrainingContext, make_context, name_of
 from triptych.training.feature_setup import Features, open_features
 from triptych.training.setup import load_for_training
 from triptych.training.summary import write_summary
 from triptych.training.trainer import RowTrainer
+from triptych.training.watch.live import live_callback, reported
+from triptych.training.watch.progress import ReportCallback
+from triptych.training.watch.trackers import RunLogCallback, tensorboard_callback, tolerate_trackers
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -92,13 +88,14 @@ def train(settings: RunSettings, prepared: Prepared, out: Reporter, *, start: St
     trainer = _trainer(context, model, attention, rates, features, out)
     start.stop.check()
     try:
-        _run(trainer, start)
+        with reported(trainer.callback_handler.callbacks, out):
+            _run(trainer, start)
+            final = context.output / FINAL
+            trainer.save_final(final)
     finally:
         stored = features.close()
         if stored:
             out.line(stored)
-    final = context.output / FINAL
-    trainer.save_final(final)
     if is_main_process():
         _summarize(trainer, context, out)
     return final
@@ -142,7 +139,7 @@ def _trainer(
     learning = learning_parts(model, context.family)
     together = context.args.world_size > 1 and (context.sharded or not learning.isdisjoint(("vision", "merger")))
     datasets = _datasets(context, features.reader, with_image=together)
-    callbacks = _callbacks(context, out)
+    callbacks = _callbacks(context, model, attention, out)
     trainer = RowTrainer(
         model=model,
         context=context,
@@ -259,13 +256,23 @@ def _check_isolation(trainer: RowTrainer, context: TrainingContext, out: Reporte
         out.line(f"one sample at a time: {reason}")
 
 
-def _callbacks(context: TrainingContext, out: Reporter) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = [EpochCallback(context.settings, context.plans["train"]), StopCallback()]
+def _callbacks(
+    context: TrainingContext, model: PreTrainedModel | PeftModel, attention: Attention, out: Reporter
+) -> list[TrainerCallback]:
+    settings = context.settings
+    callbacks: list[TrainerCallback] = [
+        EpochCallback(settings, context.plans["train"]),
+        PatienceCallback(settings, out),
+    ]
     if is_main_process():
-        callbacks += [RunLogCallback(context.output), ReportCallback(out)]
+        callbacks += [
+            RunLogCallback(context.output),
+            ReportCallback(out),
+            live_callback(context, model, attention, out),
+        ]
         board = tensorboard_callback(context.output, out)
         callbacks += [board] if board else []
-    return callbacks
+    return [*callbacks, StopCallback()]  # the last one, since it ends the run after a checkpoint
 
 
 def _print_sizes(sizes: Sequence[PartSize], out: Reporter) -> None:

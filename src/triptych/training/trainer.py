@@ -17,11 +17,15 @@ from triptych.errors import DataError, ModelError, Problem
 from triptych.forward.batch import Batch
 from triptych.forward.flops import FlopCounter, device_peak
 from triptych.forward.row_forward import RowForward
+from triptych.inference.answering import predict
+from triptych.inference.showing import answering
 from triptych.model.parts import plain_name
 from triptych.recovery import checkpoints, resources
 from triptych.recovery.resume import lost_samples
 from triptych.run.prepare import REJECTED, append_rejected
 from triptych.run.reporter import Reporter
+from triptych.run.settings.training import EVAL_LOSS
+from triptych.scoring.intervals import mean
 from triptych.training.context import TrainingContext
 from triptych.training.meters import Meter, SourceLosses, meter_logs, source_names
 from triptych.training.steps import StepRows
@@ -48,6 +52,7 @@ class RowTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.forward = forward
         self.forward.normalizer.to(self.args.device)
+        self.context = context
         self.settings = context.settings
         self.rates = rates
         self.plan = context.plans["train"]
@@ -156,9 +161,22 @@ class RowTrainer(Trainer):
                 samples += len(batch.samples)
                 advance(1)
         totals = self.accelerator.reduce(totals, "sum")
-        self.meter.started += time.perf_counter() - began  # evaluation is no part of training's throughput
         metrics = {f"{prefix}_loss": (totals[0] / torch.where(totals[1] > 0, totals[1], 1.0)).item()}
+        if self.settings.train.metric != EVAL_LOSS:
+            metrics[f"{prefix}_{self.settings.train.metric}"] = self._score()
+        self.meter.started += time.perf_counter() - began  # evaluation is no part of training's throughput
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=samples)  # type: ignore[arg-type]
+
+    def _score(self) -> float:
+        """The mean of ``train.metric`` over the answers to the eval samples; ranks share them."""
+        context, metric = self.context, self.settings.train.metric
+        model: Any = self.model
+        with answering(model, self.forward.attention, context.precision) as ready:
+            scored = self.settings.eval.model_copy(update={"scorers": [metric], "by": []})
+            settings = self.settings.model_copy(update={"eval": scored})
+            answers = predict(settings, context.prepared, ready, self.out)
+        found = mean([answer.scores[metric] for answer in answers])
+        return 0.0 if found is None else found.value
 
     def signal_to_stop(self) -> str | None:
         """Name of the signal after which the run ends with this step, on all ranks; None to go on."""

@@ -8,7 +8,7 @@ Takes the values of a run file; gives a checked, unchanging `RunSettings`.
 from triptych.run.settings.data import SourceSettings
 from triptych.run.settings.model import AttentionName, LoraSettings, ModelSettings
 from triptych.run.settings.run import RunSettings, json_schema
-from triptych.run.settings.training import BatchSettings, EvalSettings, TrainSettings
+from triptych.run.settings.training import BatchSettings, EvalSettings, ShowSettings, TrainSettings
 
 __all__ = [
     "AttentionName",
@@ -17,6 +17,7 @@ __all__ = [
     "LoraSettings",
     "ModelSettings",
     "RunSettings",
+    "ShowSettings",
     "SourceSettings",
     "TrainSettings",
     "json_schema",

@@ -46,7 +46,10 @@ class RunSettings(Settings):
     @model_validator(mode="after")
     def _hf_has_effect(self) -> Self:
         train = self.train
-        in_pydantic(lambda: check_names(train.hf, train.save_every, train.eval_every if self.data.evaluates else None))
+        hf = train.hf | ({"load_best_model_at_end": True} if train.keeps_best else {})
+        if train.keeps_best and (not self.data.evaluates or train.eval_every is None):
+            raise ValueError("`train.metric` and `train.patience` need evaluations: data.eval, and train.eval_every")
+        in_pydantic(lambda: check_names(hf, train.save_every, train.eval_every if self.data.evaluates else None))
         return self
 
     @model_validator(mode="after")

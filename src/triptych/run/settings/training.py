@@ -11,6 +11,8 @@ from triptych.planning.plan import BatchSpec
 from triptych.run.settings.base import PartOrLayers, Settings, Switch, in_pydantic
 from triptych.scoring.scorers import EXACT, check_names
 
+EVAL_LOSS = "eval_loss"
+
 
 class BatchSettings(Settings):
     """How a row is filled: exactly ``samples`` of them, or up to ``tokens`` and ``patches``; or ``batch: auto``."""
@@ -50,6 +52,15 @@ class BatchSettings(Settings):
         if self.auto:
             raise ConfigError("batch: auto is not chosen yet; `triptych plan --fit` says what it comes to")
         return BatchSpec(self.samples, self.tokens, self.patches, self.group_similar)
+
+
+class ShowSettings(Settings):
+    """Answers that a run shows in its report while it trains."""
+
+    samples: Annotated[int, Field(ge=0)] = 8
+    """Samples answered before training, at each evaluation and at the end; 0 shows none."""
+    max_new_tokens: PositiveInt = 64
+    """Longest answer that is shown, tokens."""
 
 
 class TrainSettings(Settings):
@@ -98,6 +109,12 @@ class TrainSettings(Settings):
     """Checkpoints kept; None for all."""
     eval_every: PositiveInt | Literal["epoch"] | None = "epoch"
     """Optimizer steps between evaluation losses, where there is eval data; None for no evaluation in training."""
+    metric: str = "eval_loss"
+    """What the best model is best by: ``eval_loss``, or a scorer of generated answers such as ``exact_match``."""
+    patience: PositiveInt | None = None
+    """Evaluations without a better ``metric`` after which training ends; the best model is kept."""
+    show: ShowSettings = ShowSettings()
+    """Answers over the steps, in ``report.html``."""
     hf: dict[str, Any] = {}
     """More for transformers' ``TrainingArguments``, by its name there; what would have no effect is refused."""
 
@@ -106,6 +123,17 @@ class TrainSettings(Settings):
         if self.epochs is None and self.max_steps is None:
             raise ValueError("a run ends after `epochs` or `max_steps`; give one of them")
         return self
+
+    @model_validator(mode="after")
+    def _known_metric(self) -> Self:
+        if self.metric != EVAL_LOSS:
+            in_pydantic(lambda: check_names([self.metric]))
+        return self
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best model by ``metric`` is what remains at the end."""
+        return self.metric != EVAL_LOSS or self.patience is not None
 
     @property
     def logits_bytes(self) -> int | None:

@@ -1,0 +1,221 @@
+"""The report of a run: training is the same with it, answers are those of the model, the page follows the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from browser import browser, page_data
+from triptych.inference.evaluate import evaluate
+from triptych.recovery.start import starting
+from triptych.reports import history, rules
+from triptych.reports.answers import Matter, Showing, ShownAnswer, read_showings
+from triptych.run.prepare import prepare
+from triptych.run.run_file import load
+from triptych.terminal import Terminal
+from triptych.training.train import train
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+SHOW = {"samples": 3, "max_new_tokens": 5}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_dataset(tmp_path_factory.mktemp("live"), 12, seed=6)
+
+
+def run(folder: Path, model: Path, data: Path, *, resume: bool = False, **train_settings: Any) -> Path:
+    """Train; returns the output folder."""
+    folder.mkdir(exist_ok=True)
+    settings = {"epochs": 2, "save_every": 2, "eval_every": 2, **train_settings}
+    model_settings = {"train": "lora", "lora": {"rank": 2, "dropout": 0.2}}
+    held_out = {"eval": [{"path": str(data)}]}
+    path = tiny.write_run(folder, model, data, data=held_out, train=settings, model=model_settings)
+    out = Terminal()
+    with starting(load(path), out, resuming=resume) as (resolved, prepared, start):
+        train(resolved, prepared, out, start=start)
+    return folder / "run"
+
+
+def live_data(output: Path) -> Any:
+    text = (output / "report-data.js").read_text()
+    return json.loads(text.removeprefix("liveReport(").removesuffix(");\n"))
+
+
+@pytest.fixture(scope="module")
+def shown(small_model_dir: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("shown"), small_model_dir, data, show=SHOW)
+
+
+def losses(output: Path) -> list[Any]:
+    """Every number of training that the log holds and that is no time."""
+    keys = ("step", "loss", "grad_norm", "eval_loss", "learning_rate")
+    return [tuple(entry.get(key) for key in keys) for entry in history.read_log(output)]
+
+
+def test_training_is_the_same_to_the_last_bit_with_answers_or_without(
+    shown: Path, small_model_dir: Path, data: Path, tmp_path: Path
+) -> None:
+    without = run(tmp_path / "without", small_model_dir, data, show={"samples": 0})
+    assert losses(shown) == losses(without)
+    weights = [(folder / "final" / "adapter_model.safetensors").read_bytes() for folder in (shown, without)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_training_is_the_same_where_answers_decide_which_model_is_best(
+    shown: Path, small_model_dir: Path, data: Path, tmp_path: Path
+) -> None:
+    scored = run(tmp_path / "scored", small_model_dir, data, metric="exact_match")
+    assert losses(shown) == losses(scored)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_with_the_same_losses_and_doubles_no_answer(
+    shown: Path, small_model_dir: Path, data: Path, tmp_path: Path
+) -> None:
+    output = run(tmp_path / "resumed", small_model_dir, data, show=SHOW)
+    for left in ("final", "checkpoint-6"):
+        (output / left).rename(tmp_path / left)
+    run(tmp_path / "resumed", small_model_dir, data, show=SHOW, resume=True)
+    assert losses(output) == losses(shown)
+    assert read_showings(output) == read_showings(shown)
+    assert [showing.step for showing in read_showings(output)] == [0, 2, 4, 6]
+    assert live_data(output)["state"] == "finished"
+
+
+def test_answers_at_step_0_are_the_base_models(shown: Path, small_model_dir: Path, data: Path, tmp_path: Path) -> None:
+    held_out = {"eval": [{"path": str(data)}]}
+    path = tiny.write_run(tmp_path, small_model_dir, data, data=held_out, eval={"max_new_tokens": 5})
+    settings = load(path)
+    answers = evaluate(settings, prepare(settings, ("eval",), Terminal()), small_model_dir, Terminal()).predictions
+    by_origin = {answer.origin: answer for answer in answers}
+    cards = page_data(shown / "report.html")["cards"]
+    first, last = read_showings(shown)[0], live_data(shown)["showings"][-1]
+    for card, answer in zip(cards, first.answers, strict=True):
+        wanted = by_origin[card["origin"]]
+        assert (answer.text, answer.right, answer.finished) == (wanted.prediction, wanted.match, wanted.finished)
+    assert last["step"] == 6
+    assert live_data(shown)["verdict"].startswith("The images")
+
+
+@pytest.mark.slow
+def test_the_best_model_is_the_best_by_its_metric_and_patience_ends_the_run(
+    small_model_dir: Path, data: Path, tmp_path: Path
+) -> None:
+    for method in ("full", "lora"):
+        held_out = {"eval": [{"path": str(data)}], "workers": 0}
+        settings = {"epochs": 6, "eval_every": 3, "save_every": 3, "metric": "token_f1", "patience": 2}
+        groups = {"data": held_out, "model": {"train": method}, "eval": {"max_new_tokens": 5}}
+        folder = tmp_path / method
+        folder.mkdir()
+        path = tiny.write_run(folder, small_model_dir, data, train=settings | {"learning_rate": 3e-3}, **groups)
+        loaded, out = load(path), Terminal()
+        with starting(loaded, out) as (resolved, prepared, start):
+            final = train(resolved, prepared, out, start=start)
+        scores = {
+            entry["step"]: entry["eval_token_f1"] for entry in history.read_log(final.parent) if "eval_loss" in entry
+        }
+        best = max(scores.values())
+        steps = list(scores)
+        since = len(steps) - 1 - [scores[step] for step in steps].index(best)
+        assert since == 2 or steps[-1] == 18, (method, scores)
+        again = load(path, ["eval.scorers=[token_f1]"])
+        found = evaluate(again, prepare(again, ("eval",), out), final, out).scores["all"].means["token_f1"].value
+        assert found == pytest.approx(best), (method, scores)
+
+
+def test_settings_that_have_no_evaluation_are_refused(small_model_dir: Path, data: Path, tmp_path: Path) -> None:
+    from triptych.errors import ConfigError
+
+    held_out = {"eval": [{"path": str(data)}]}
+    for settings, groups, message in (
+        ({"metric": "exact_match"}, {}, "need evaluations"),
+        ({"patience": 1}, {}, "need evaluations"),
+        ({"patience": 1, "eval_every": None}, {"data": held_out}, "need evaluations"),
+        ({"metric": "exact"}, {"data": held_out}, "did you mean `exact_match`"),
+    ):
+        path = tiny.write_run(tmp_path, small_model_dir, data, train=settings, **groups)
+        with pytest.raises(ConfigError, match=message):
+            load(path)
+
+
+def test_a_failed_run_says_so_in_its_report(small_model_dir: Path, data: Path, tmp_path: Path) -> None:
+    from triptych.recovery.health import DivergedError
+
+    with pytest.raises(DivergedError):
+        run(tmp_path / "failed", small_model_dir, data, learning_rate=1e30, warmup=0)
+    found = live_data(tmp_path / "failed" / "run")
+    assert found["state"] == "failed"
+    assert "DivergedError" in found["message"]
+
+
+def test_curves_keep_peaks_and_stay_small() -> None:
+    log = [{"step": step, "loss": 1.0 if step != 777 else 50.0, "epoch": 1} for step in range(1, 10_001)]
+    log += [{"step": 10_000, "eval_loss": float("nan")}, {"step": "x", "loss": 1}]
+    found = history.curves(log)
+    assert set(found) == {"loss", "eval_loss"}
+    assert len(found["loss"]) <= history.MOST_POINTS
+    assert (777, 50.0) in found["loss"]
+    assert found["loss"][-1] == (10_000, 1.0)
+    assert found["eval_loss"] == [(10_000, None)]
+    assert history.thinned([(1, None)] * 2000)[0] == (1, None)
+
+
+def test_rules_name_what_is_unusual_and_nothing_else() -> None:
+    fine = [{"step": step, "loss": 2 - step / 100, "grad_norm": 1.0, "data_wait": 0.01} for step in range(1, 101)]
+    rising = [{"step": 20 * step, "eval_loss": value} for step, value in enumerate((2.0, 1.0, 1.2, 1.5), 1)]
+    spiked = [{**fine[50], "grad_norm": 40.0}]
+    waiting = [{**entry, "data_wait": 0.4} for entry in fine[-10:]]
+    flat = [{"step": step, "loss": 2.0} for step in range(1, 60)]
+    empty = [{"step": step, "row_fill": 0.5} for step in range(1, 6)]
+    same = [Showing(5, [ShownAnswer("yes", right=False, finished=False)] * 4)]
+    references = ["a", "b", "c", "d"]
+    cases: list[tuple[list[dict[str, Any]], list[Showing], list[str]]] = [
+        (fine, [], []),
+        ([], [], []),
+        (fine + rising, [], ["evaluation loss rises"]),
+        (fine + spiked, [], ["gradient norm spiked"]),
+        (waiting, [], ["waits for images 40%"]),
+        (flat, [], ["does not fall"]),
+        (empty, [], ["Rows are 50% full"]),
+        (fine, same, ["All 4 answers at step 5 are equal", "4 of 4 answers at step 5 are cut off"]),
+    ]
+    for log, showings, wanted in cases:
+        found = rules.what_to_look_at(log, showings, references)
+        assert len(found) == len(wanted), found
+        for sentence, words in zip(found, wanted, strict=True):
+            assert words in sentence
+    assert rules.do_images_matter([]) == rules.do_images_matter([Matter("x", 0, 0)]) == ""
+    assert rules.do_images_matter([Matter("all of them are grey", 10, 6)]).startswith("The images matter: ")
+    assert rules.do_images_matter([Matter("all of them are grey", 10, 1)]).startswith("The images do not seem")
+
+
+def test_a_browser_follows_the_run_without_reloading(shown: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_bytes((shown / "report.html").read_bytes())
+    found = live_data(shown)
+
+    def write(**changes: Any) -> None:
+        (tmp_path / "report-data.js").write_text(f"liveReport({json.dumps(found | changes)});\n")
+
+    with browser() as opened:
+        tab = opened.page
+        now = tab.evaluate("Date.now()")
+        write(state="running", step=3, updated=now)
+        tab.goto(page.as_uri())
+        tab.wait_for_selector("text=step 3 of 6")
+        assert tab.locator("svg.curve").count() >= 4
+        assert tab.locator(".card").count() == 3
+        write(state="running", step=5, updated=now + 1)
+        tab.wait_for_selector("text=step 5 of 6", timeout=15_000)
+        write(state="running", step=5, updated=now - 10_000_000)
+        tab.wait_for_selector("text=stopped: no sign of life", timeout=15_000)
+        write(state="finished", updated=now + 2)
+        tab.wait_for_selector(".status.finished", timeout=15_000)
+        assert opened.errors == []
+        assert all(url.split("?")[0].endswith("report-data.js") for url in opened.foreign(page))
