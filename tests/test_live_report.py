@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 import tiny
 from browser import browser, page_data
+from triptych.cli import app
 from triptych.inference.evaluate import evaluate
 from triptych.recovery.start import starting
 from triptych.reports import history, rules
@@ -193,6 +197,82 @@ def test_rules_name_what_is_unusual_and_nothing_else() -> None:
     assert rules.do_images_matter([]) == rules.do_images_matter([Matter("x", 0, 0)]) == ""
     assert rules.do_images_matter([Matter("all of them are grey", 10, 6)]).startswith("The images matter: ")
     assert rules.do_images_matter([Matter("all of them are grey", 10, 1)]).startswith("The images do not seem")
+
+
+@pytest.fixture(scope="module")
+def other(small_model_dir: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that learns nothing, and shows more samples."""
+    folder = tmp_path_factory.mktemp("other")
+    return run(folder, small_model_dir, data, show=SHOW | {"samples": 5}, learning_rate=1e-9, epochs=1)
+
+
+def report(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["report", *map(str, arguments)])
+
+
+def test_runs_are_compared(shown: Path, other: Path, tmp_path: Path) -> None:
+    page = tmp_path / "comparison.html"
+    made = report(shown, other.parent / "run.yaml", "--html", page, "--json")
+    assert made.exit_code == 0, made.exception
+    said = json.loads(made.stdout)
+    names = [f"{folder.parent.name}/run" for folder in (shown, other)]
+    assert said["runs"] == names, "as much of the path as tells them apart"
+    rows = {row[0]: row[1:] for row in said["results"]}
+    assert rows["step"] == ["6", "3"]
+    best = min((entry["eval_loss"], entry["step"]) for entry in history.read_log(shown) if "eval_loss" in entry)
+    assert rows["eval_loss, best"][0] == f"{best[0]:.4g} at step {best[1]}"
+    settings = {row[0]: row[1:] for row in said["settings"]}
+    assert settings.pop("train.learning_rate")[1] == "1e-09"
+    assert settings == {"train.epochs": ["2.0", "1.0"], "train.show.samples": ["3", "5"]}
+    found = page_data(page)
+    for number, folder in enumerate((shown, other)):
+        cards = {card["origin"]: card["answers"][number] for card in found["cards"]}
+        last = read_showings(folder)[-1]
+        for card, answer in zip(page_data(folder / "report.html")["cards"], last.answers, strict=True):
+            assert cards[card["origin"]]["text"] == answer.text, "each answer with its own sample"
+    both = sum(None not in card["answers"] for card in found["cards"])
+    assert f"{both} samples answered by all 2 runs, {len(found['cards']) - both} by some" in made.stderr
+    assert both > 0
+
+
+def test_what_is_no_run_is_refused_and_what_is_damaged_is_left_out(shown: Path, tmp_path: Path) -> None:
+    page = tmp_path / "comparison.html"
+    for arguments, message in (
+        ([tmp_path], "has no log.jsonl"),
+        ([shown.parent], "it holds the runs run"),
+        ([shown, shown.parent / "." / "run"], "given twice"),
+        ([shown, "--html", shown / "log.jsonl" / "x.html"], "cannot write"),
+    ):
+        assert message in str(report("--html", page, *arguments).exception), arguments
+    copies = []
+    for name, content in (("report.html", "<html>"), ("run.yaml", "a: [1"), ("showings.jsonl", '{"origins": ')):
+        copies.append(tmp_path / name.replace(".", "-"))
+        shutil.copytree(shown, copies[-1], ignore=shutil.ignore_patterns("checkpoint-*", "final", "tensorboard"))
+        (copies[-1] / name).write_text(content)
+    made = report("--html", page, "--json", shown, *copies)
+    assert made.exit_code == 0, made.exception
+    rows = {row[0]: row[1:] for row in json.loads(made.stdout)["results"]}
+    assert rows["step"] == ["6"] * 4
+    answered = [[answer is not None for answer in card["answers"]] for card in page_data(page)["cards"]]
+    assert answered == [[True, False, True, False]] * 3
+
+
+def test_a_browser_shows_runs_side_by_side(shown: Path, other: Path, tmp_path: Path) -> None:
+    page = tmp_path / "comparison.html"
+    report(shown, other, "--html", page)
+    data = page_data(page)
+    with browser(width=420) as opened:
+        tab = opened.page
+        tab.goto(page.as_uri())
+        assert tab.locator(".card").count() == len(data["cards"])
+        assert tab.locator("svg.curve").count() >= 4
+        assert tab.locator("svg.curve").first.locator("path").count() == 2, "a curve of each run"
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 420
+        tab.locator('[data-value="not shown"]').first.click()
+        wanted = sum(card["answers"][0] is None for card in data["cards"])
+        assert tab.locator(".card").count() == wanted > 0
+        assert opened.errors == []
+        assert opened.foreign(page) == []
 
 
 def test_a_browser_follows_the_run_without_reloading(shown: Path, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ EXAMPLES = {
     "plan": "triptych plan run.yaml --gpu 24GB train.gradient_checkpointing=true",
     "train": "triptych train run.yaml train.epochs=2; several GPUs: accelerate launch -m triptych train run.yaml",
     "eval": "triptych eval run.yaml eval.limit=200",
+    "report": "triptych report runs/first runs/second --html comparison.html",
     "export": "triptych export runs/first/final --to models/first",
     "chat": "triptych chat models/first --image left.jpg --image right.jpg",
     "index": "triptych index run.yaml --workers 16",
@@ -293,6 +294,18 @@ def evaluate(
     from triptych.commands.pages import evaluate as run_evaluation
 
     run_evaluation(run, overrides or (), checkpoint or (), base=base)
+
+
+@app.command(epilog=_example("report"))
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Output folders of runs, or their run files.")],
+    html: Annotated[Path, typer.Option(metavar="FILE", help="Page to write.")] = Path("comparison.html"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the tables as JSON on standard output.")] = False,
+) -> None:
+    """Compare runs: curves over each other, the settings that differ, the same samples side by side."""
+    from triptych.commands.pages import report as run_report
+
+    run_report(runs, html, as_json=as_json)
 
 
 @app.command(epilog=_example("export"))

@@ -24,6 +24,7 @@ from triptych.inspect.text_view import overview_lines, sample_pieces
 from triptych.inspect.what_if import HEADS, Cost, what_if
 from triptych.pages.cards import sample_card
 from triptych.recovery.output_folder import model_to_evaluate
+from triptych.reports import compare as comparing
 from triptych.run.prepare import prepare
 from triptych.terminal import Terminal
 from triptych.text.layout import Budget
@@ -50,6 +51,28 @@ def evaluate(run: Path, overrides: Sequence[str], checkpoints: Sequence[Path], *
     from triptych.inference.evaluate import evaluate_all
 
     evaluate_all(settings, prepared, folders, out)
+
+
+def report(runs: Sequence[Path], html: Path, *, as_json: bool) -> None:
+    """Compare runs: their results and the settings that differ on the terminal, curves and answers on a page.
+
+    Raises:
+        ConfigError: if one is no run, or the page cannot be written.
+    """
+    out = Terminal()
+    found = comparing.read_runs(runs)
+    names = [run.name for run in found]
+    results, differ = comparing.results(found), comparing.differing(found)
+    if as_json:
+        tables = {"results": results, "settings": differ}
+        _write_json({"runs": names, **tables})
+    else:
+        out.table("Results", ("", *names), results)
+        if differ:
+            out.table("Settings that differ", ("setting", *names), differ)
+        elif len(found) > 1:
+            out.line("no setting differs")
+    out.line(f"page: {html}: {comparing.write_comparison(html, found)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,5 +191,9 @@ def _print_json(gathered: Gathered, found: overview.Columns, costs: Sequence[Cos
         ],
         "max_pixels": [dict(zip(HEADS, cost.row(), strict=True)) for cost in costs],
     }
+    _write_json(result)
+
+
+def _write_json(result: object) -> None:
     sys.stdout.buffer.write(printable_json(orjson.dumps(result).decode()).encode() + b"\n")
     sys.stdout.flush()

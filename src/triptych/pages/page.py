@@ -13,6 +13,7 @@ from typing import Any
 
 # Only what is in the file itself; a live page also loads its data file beside it.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_DATA = '<script type="application/json" id="data">'
 _POLICY_LIVE = f"{_POLICY} 'self' file:"
 
 
@@ -48,7 +49,7 @@ def page(title: str, scripts: Sequence[str], data: Any, *, live: bool = False) -
 <body>
 <header><h1>{html.escape(title)}</h1></header>
 <main id="main"><noscript>This page needs JavaScript; it runs from this file and fetches nothing.</noscript></main>
-<script type="application/json" id="data">{embedded(data)}</script>
+{_DATA}{embedded(data)}</script>
 <script>
 "use strict";
 {code}
@@ -63,6 +64,16 @@ def embedded(data: Any) -> str:
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     return safe.encode("utf-8", "backslashreplace").decode()  # a lone surrogate of JSON data is no UTF-8
+
+
+def read_data(path: Path) -> dict[str, Any]:
+    """What a page that was written here is drawn from; empty if it is missing or no such page."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text.split(_DATA, 1)[1].split("</script>", 1)[0])
+    except (OSError, ValueError, IndexError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -35,6 +35,11 @@ def read_log(output: Path) -> list[dict[str, Any]]:
 
 def curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
     """Every number of the log over the steps, at most ``MOST_POINTS`` of each: peaks and dips are kept."""
+    return {key: thinned(points) for key, points in all_points(history).items()}
+
+
+def all_points(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
+    """Every number of the log over the steps."""
     found: dict[str, list[Point]] = {}
     for entry in history:
         step = entry.get("step")
@@ -45,7 +50,7 @@ def curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
                 continue
             if not key.startswith(("eval_runtime", "eval_samples_per", "eval_steps_per")):
                 found.setdefault(key, []).append((step, float(value) if math.isfinite(value) else None))
-    return {key: thinned(points) for key, points in found.items()}
+    return found
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:

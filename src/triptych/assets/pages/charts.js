@@ -67,3 +67,28 @@ function short(value) {
   if (size && size < 0.001) return value.toExponential(1);
   return String(Number(value.toPrecision(4)));
 }
+
+const GROUPS = [
+  ["Loss", ["loss", "eval_loss"]], ["Learning rate", ["learning_rate"]], ["Gradient norm", ["grad_norm"]],
+  ["Tokens per second", ["tokens_per_second", "supervised_tokens_per_second"]], ["Images per second", ["images_per_second"]],
+  ["Fill of rows, waiting for images", ["row_fill", "data_wait"]], ["Share of the device's peak (MFU)", ["mfu"]],
+  ["Memory, GB", ["memory_gb"]],
+];
+const DOTS = /^eval_/;
+
+/** Curves of a run, grouped; series of other keys that start alike (loss/NAME, eval_NAME) come in one chart. */
+function curveGroups(curves) {
+  const left = new Set(Object.keys(curves));
+  const groups = [];
+  const add = (title, keys) => {
+    const there = keys.filter((key) => left.has(key));
+    there.forEach((key) => left.delete(key));
+    if (there.length) groups.push([title, there]);
+  };
+  for (const [title, keys] of GROUPS) add(title, keys);
+  add("Loss of each source", [...left].filter((key) => key.startsWith("loss/")).sort());
+  add("Share of each source", [...left].filter((key) => key.startsWith("share/")).sort());
+  add("Scores of generated answers", [...left].filter((key) => DOTS.test(key)).sort());
+  for (const key of [...left].sort()) add(key, [key]);
+  return groups;
+}
