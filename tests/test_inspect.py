@@ -151,6 +151,7 @@ def test_the_page_holds_captions_chips_and_what_is_left_out(planted: Inspected, 
     assert page.stat().st_size < 15_000_000
 
 
+@pytest.mark.slow
 def test_a_browser_shows_every_sample_as_it_is_and_filters_exactly(page: Path) -> None:
     data = page_data(page)
     with browser() as opened:
@@ -186,6 +187,7 @@ def test_a_browser_shows_every_sample_as_it_is_and_filters_exactly(page: Path) -
         assert opened.foreign(page) == []
 
 
+@pytest.mark.slow
 def test_the_page_works_by_keyboard_and_on_a_narrow_screen(page: Path) -> None:
     with browser(width=420) as opened:
         tab = opened.page

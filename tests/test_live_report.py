@@ -257,6 +257,7 @@ def test_what_is_no_run_is_refused_and_what_is_damaged_is_left_out(shown: Path, 
     assert answered == [[True, False, True, False]] * 3
 
 
+@pytest.mark.slow
 def test_a_browser_shows_runs_side_by_side(shown: Path, other: Path, tmp_path: Path) -> None:
     page = tmp_path / "comparison.html"
     report(shown, other, "--html", page)
@@ -275,6 +276,7 @@ def test_a_browser_shows_runs_side_by_side(shown: Path, other: Path, tmp_path: P
         assert opened.foreign(page) == []
 
 
+@pytest.mark.slow
 def test_a_browser_follows_the_run_without_reloading(shown: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_bytes((shown / "report.html").read_bytes())

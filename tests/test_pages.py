@@ -129,6 +129,7 @@ def test_differences_hold_both_texts() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_browser_draws_hostile_cards_inert(prepared: tuple[Encoder, Corpus], tmp_path: Path) -> None:
     encoder, corpus = prepared
     card = sample_card(corpus, encoder.template, len(corpus) - 1)
