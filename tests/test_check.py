@@ -147,6 +147,14 @@ def defects(folder: Path) -> Defects:
         *(("image-unreadable", image(name)) for name in [*unreadable, *inline]),
         *(("image-extreme", image(name)) for name in ("wide.png", "tall.png")),
         *(("image-outside", image(name)) for name in outside),
+        (
+            "box-outside",
+            {**tiny.record(["good-0.png"], "<image>Where?", "<bbox>"), "objects": {"bbox": [[0, 0, 999, 9]]}},
+        ),
+        (
+            "box-outside",
+            {**tiny.record(["good-0.png"], "<image>Where?", "<bbox>"), "objects": {"bbox": [[-4, 0, 9, 9]]}},
+        ),
         ("too-long", tiny.record([], "word " * 2000, "yes")),
         ("too-long", tiny.record(["good-0.png"], "<image>?", "word " * 2000)),
     ]

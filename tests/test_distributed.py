@@ -21,6 +21,7 @@ from triptych.planning.cost import model_cost
 from triptych.run.prepare import plan_training, prepare
 from triptych.run.run_file import load
 from triptych.terminal import Terminal
+from triptych.training.context import TrainingContext
 from triptych.training.hf_arguments import training_arguments
 from triptych.training.train import _check_sharding
 
@@ -106,12 +107,15 @@ def test_sharding_that_would_not_happen_is_refused(tmp_path: Path, small_model_d
 @pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("sharding", [{"fsdp": True, "deepspeed": None}, {"fsdp": None, "deepspeed": "zero3.json"}])
 def test_a_model_that_runs_sample_by_sample_is_not_sharded(packs: bool, sharding: dict[str, Any]) -> None:
+    args: Any = SimpleNamespace(**sharding)
+    nothing: Any = None
     isolation = Isolation(packs=packs, reason="it cannot pack")
+    context = TrainingContext(nothing, nothing, nothing, args, torch.float32, isolation, {})
     if packs:
-        _check_sharding(SimpleNamespace(**sharding), isolation)
+        _check_sharding(context)
         return
     with pytest.raises(ConfigError, match="it cannot pack, and under FSDP or DeepSpeed"):
-        _check_sharding(SimpleNamespace(**sharding), isolation)
+        _check_sharding(context)
 
 
 def test_rows_that_do_not_divide_among_the_ranks_are_refused(small_model_dir: Path, tmp_path: Path) -> None:

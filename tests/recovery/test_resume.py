@@ -105,7 +105,7 @@ def test_reports_of_a_run_without_checkpoints_are_removed(server: Server, write_
     ("override", "said"),
     [
         ("train.learning_rate=1e-3", "changed since the checkpoint: train.learning_rate: 0.002 -> 0.001"),
-        ("train.weight_decay=0.1", "changed since the checkpoint: train.weight_decay: 0.0 -> 0.1"),
+        ("train.weight_decay=0.1", "changed since the checkpoint: train.weight_decay: 0 -> 0.1"),
         ("train.log_every=2", "changed since the checkpoint: train.log_every: 1 -> 2"),
     ],
 )

@@ -229,4 +229,6 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.12g}"  # a whole number without its zero
     return "not set" if value is None else json.dumps(value, ensure_ascii=False)
