@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +305,41 @@ def test_a_browser_follows_the_run_without_reloading(shown: Path, tmp_path: Path
         tab.wait_for_selector(".status.finished", timeout=15_000)
         assert opened.errors == []
         assert all(url.split("?")[0].endswith("report-data.js") for url in opened.foreign(page))
+
+
+def shown_step(tab: Any) -> int:
+    found = re.search(r"step ([0-9,]+)", tab.locator("[role=status]").first.inner_text())
+    assert found is not None
+    return int(found[1].replace(",", ""))
+
+
+@pytest.mark.slow
+def test_a_browser_follows_a_run_that_trains_and_sees_that_it_was_killed(
+    small_model_dir: Path, data: Path, tmp_path: Path
+) -> None:
+    settings = {"epochs": None, "max_steps": 100_000, "eval_every": None, "save_every": None, "log_every": 1}
+    path = tiny.write_run(tmp_path, small_model_dir, data, train=settings | {"show": SHOW})
+    page = tmp_path / "run" / "report.html"
+    with browser() as opened:
+        tab = opened.page
+        running = subprocess.Popen([sys.executable, "-m", "triptych", "train", str(path)], stderr=subprocess.DEVNULL)
+        try:
+            while not page.exists():
+                assert running.poll() is None, "the run goes on"
+                time.sleep(0.2)
+            tab.goto(page.as_uri())
+            tab.wait_for_selector("text=/step [1-9]/", timeout=60_000)
+            first = shown_step(tab)
+            for _ in range(60):
+                if shown_step(tab) > first:
+                    break
+                tab.wait_for_timeout(500)
+            assert shown_step(tab) > first, "without reloading"
+        finally:
+            running.kill()
+            running.wait()
+        assert "stopped" not in tab.locator("[role=status]").first.inner_text()
+        tab.evaluate("() => { const now = Date.now; Date.now = () => now() + 3600000; }")  # an hour later
+        tab.wait_for_selector("text=stopped: no sign of life for", timeout=60_000)
+        assert opened.errors == []
+    assert live_data(page.parent)["state"] == "running", "what is there is whole"

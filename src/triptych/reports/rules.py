@@ -68,8 +68,8 @@ def _norms(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if spikes and usual > 0:
         step, value = max(spikes, key=lambda item: item[1])
         yield (
-            f"The gradient norm spiked in {len(spikes)} reports: {value:.3g} at step {step:,}, usually {usual:.3g}. "
-            "The log names samples of such steps; a longer train.warmup or a lower rate helps."
+            f"The gradient norm spiked in {len(spikes)} of {len(norms)} reports: {value:.3g} at step {step:,}, usually "
+            f"{usual:.3g}. The log names samples of such steps; a longer train.warmup or a lower rate helps."
         )
 
 

@@ -40,7 +40,7 @@ function curve(title, series, {unit = "", log = false} = {}) {
   const drawn = svg("svg", {viewBox: `0 0 ${W} ${H}`, class: "curve", role: "img", "aria-label": `${title}: last ${last}`});
   for (let step = 0; step <= 3; step++) {
     const value = y0 + (y1 - y0) * step / 3, y = H - B - (H - T - B) * step / 3;
-    drawn.append(svg("line", {x1: L, x2: W - R, y1: y, y2: y, class: "axis"}), svg("text", {x: L - 6, y: y + 4, "text-anchor": "end"}, short(log ? 10 ** value : value)));
+    drawn.append(svg("line", {x1: L, x2: W - R, y1: y, y2: y, class: "axis"}), svg("text", {x: L - 6, y: y + 4, "text-anchor": "end"}, short(log ? 10 ** value : value, 3)));
   }
   drawn.append(svg("text", {x: L, y: H - 6}, short(x0)), svg("text", {x: W - R, y: H - 6, "text-anchor": "end"}, `step ${short(x1)}`));
   series.forEach((item, number) => {
@@ -60,12 +60,12 @@ function curve(title, series, {unit = "", log = false} = {}) {
   return box;
 }
 
-function short(value) {
+function short(value, digits = 4) {
   if (value === null || value === undefined) return "-";
   const size = Math.abs(value);
   if (size >= 10000 || Number.isInteger(value)) return COUNT(Math.round(value));
   if (size && size < 0.001) return value.toExponential(1);
-  return String(Number(value.toPrecision(4)));
+  return String(Number(value.toPrecision(digits)));
 }
 
 const GROUPS = [
