@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import random
 import shutil
+import signal
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tiny
-from cli_server import Server
+from cli_server import Command, Server
 from results import losses, same
 from triptych.recovery import checkpoints
+from triptych.recovery.output_folder import FINAL
 from triptych.run.prepare import prepare
 from triptych.run.reporter import LogReporter
 from triptych.run.run_file import load
@@ -37,26 +41,46 @@ def test_killed_at_random_moments_a_run_ends_as_if_undisturbed(
     data = tiny.write_dataset(tmp_path, 24)
     options = ("batch.samples=1", "train.epochs=3", "train.save_every=1", "train.keep_checkpoints=2")
     path = tiny.write_run(tmp_path, small_model_dir, data)
-    code, err = server.run("train", str(path), *options, f"output={tmp_path / 'whole'}")
+    whole = tmp_path / "whole"
+    code, err = server.run("train", str(path), *options, f"output={whole}")
     assert code == 0, err
-    chance, output, kills, inside = random.Random(0), tmp_path / "run", 0, 0
+    # A run may be over before it was killed twenty times: the next one then takes the rest of the kills.
+    chance, outputs, kills, inside = random.Random(0), [tmp_path / "run-0"], 0, 0
     while kills < KILLS:
+        output = outputs[-1]
         resume = ["--resume"] if checkpoints.found(output) else []
-        command = server.start("train", str(path), *options, *resume, before=SLOW_STEP)
+        command = server.start("train", str(path), *options, f"output={output}", *resume, before=SLOW_STEP)
         if kills % 5:
             command.until("steps\n")  # the others also at the start
-        server.look(chance.uniform(0, 2.0))
-        command.signal(9)
-        assert command.wait() == -9, f"the run was over before kill {kills}:\n{command.err}"
-        kills += 1
-        inside += any((output / checkpoints.UNFINISHED).glob("*"))
-        faults = {folder.name: checkpoints.fault(folder) for _, folder in checkpoints.found(output)}
-        assert not any(faults.values()), f"after kill {kills}: {faults}"
-    code, err = server.run("train", str(path), *options, "--resume")
+        if killed(command, chance.uniform(0, 2.0)):
+            kills += 1
+            inside += any((output / checkpoints.UNFINISHED).glob("*"))
+            faults = {folder.name: checkpoints.fault(folder) for _, folder in checkpoints.found(output)}
+            assert not any(faults.values()), f"after kill {kills}: {faults}"
+        if (output / FINAL).exists():
+            assert losses(output) == losses(whole), f"{output.name}, over before kill {kills + 1}"
+            assert same(output / FINAL, whole / FINAL)
+            outputs.append(tmp_path / f"run-{len(outputs)}")
+    output = outputs[-1]
+    resume = ["--resume"] if checkpoints.found(output) else []
+    code, err = server.run("train", str(path), *options, f"output={output}", *resume)
     assert code == 0, err
-    assert losses(output) == losses(tmp_path / "whole")
-    assert same(output / "final", tmp_path / "whole" / "final")
+    assert losses(output) == losses(whole)
+    assert same(output / FINAL, whole / FINAL)
     assert inside, "some of the kills came inside a checkpoint"
+    assert len(outputs) <= KILLS / 2, "runs were killed and went on, most of them more than once"
+
+
+def killed(command: Command, after: float) -> bool:
+    """Kill it after some seconds; False if it was over before."""
+    end = time.monotonic() + after
+    while time.monotonic() < end and command.pid not in command.server.ended:
+        command.server.look(end - time.monotonic())
+    with suppress(ProcessLookupError):
+        command.signal(signal.SIGKILL)
+    code = command.wait()
+    assert code in (0, -signal.SIGKILL), command.err
+    return code != 0
 
 
 def damage(path: Path, chance: random.Random) -> str:

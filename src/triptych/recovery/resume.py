@@ -43,7 +43,7 @@ class Start:
     checkpoint: Path | None = None
     """None for a new run"""
     state: dict[str, Any] = field(default_factory=dict)
-    """What the checkpoint notes about its run"""
+    """What the checkpoint notes about its run; of a new run what its first checkpoint will"""
     overrides: tuple[str, ...] = ()
     """Of the command line, those of the first start included"""
     changes: tuple[Change, ...] = ()
@@ -83,6 +83,7 @@ class Start:
         return {
             "samples": self.samples.digest,
             "overrides": list(self.overrides),
+            "batch_auto": self.state.get("batch_auto", False),
             "changes": [*self.state.get("changes", []), *changed],
         }
 
@@ -90,7 +91,8 @@ class Start:
 def fresh(settings: RunSettings, prepared: Prepared, overrides: Sequence[str] = (), stop: Stop | None = None) -> Start:
     """A new run over these samples."""
     kept = tuple(changed_settings.as_given(settings, overrides))
-    return Start(_record(settings, prepared), overrides=kept, stop=stop or Stop())
+    state = {"batch_auto": settings.batch.auto}
+    return Start(_record(settings, prepared), state=state, overrides=kept, stop=stop or Stop())
 
 
 def find_checkpoint(output: Path, out: Reporter) -> Path:
@@ -147,8 +149,9 @@ def settle(checkpoint: Path, now: RunSettings, given: Sequence[str], out: Report
     state: dict[str, Any] = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     before = run_file.load(checkpoint / RUN_FILE)
     settings, kept = changed_settings.keep_overrides(now, given, state.get("overrides", []))
-    if settings.batch.auto:  # as it was chosen at the first start
-        settings = settings.model_copy(update={"batch": before.batch})
+    if settings.batch.auto and state.get("batch_auto"):  # rows as they were chosen at the first start
+        chosen = settings.batch.model_copy(update={"auto": False, "tokens": before.batch.tokens})
+        settings = settings.model_copy(update={"batch": chosen})
     changes = changed_settings.settle(before, settings, str(checkpoint))
     if is_main_process():
         for override in kept:
