@@ -85,6 +85,9 @@ CHANGED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "train.keep_checkpoints": (9, ()), "train.eval_every": (4, ()), "eval.max_new_tokens": (4, ()),
     "eval.batch_size": (2, ()), "eval.limit": (2, ()), "eval.scorers": (["contains"], ()),
     "eval.by": (["source"], ()),
+    "data.train.min_pixels": (200, ()), "data.train.max_pixels": (9000, ()),
+    "train.metric": ("exact_match", ("data.hold_out=0.5",)), "train.patience": (3, ("data.hold_out=0.5",)),
+    "train.show.samples": (2, ()), "train.show.max_new_tokens": (8, ()),
     "train.hf.optim": ("adafactor", ()), "train.hf.report_to": ("none", ()), "output": ("/p", ()),
 }  # fmt: skip
 
