@@ -414,3 +414,46 @@ def test_a_large_file_is_never_in_memory(tmp_path: Path, name: str) -> None:
     found, kilobytes = map(int, run.stdout.split())
     assert found == count
     assert kilobytes < 30_000, "60 MB of text"
+
+
+DOUBLED = {
+    "images": b'{"image": "a.png", "image": "b.png", "conversations": []}',
+    "content of a turn": b'{"messages": [{"role": "user", "content": "One", "content": "Two"}]}',
+    "spaces": b'{"image" : "a.png","image" :"b.png"}',
+    "deep": b'{"meta": {"a": [{"b": 1, "b": 2}]}}',
+    "beside text that looks like keys": b'{"q": "say \\"x\\": 1, \\"x\\" : 2", "a": 1, "a": "2"}',
+}
+ONCE = {
+    "same value": b'{"image": "a.png", "image": "a.png"}',
+    "text that looks like keys": b'{"q": "{\\"a\\": 1, \\"a\\": 2}", "a": 1}',
+    "same key in two objects": b'{"messages": [{"role": "user"}, {"role": "assistant"}]}',
+    "odd keys": b'{"a\\"": 1, ":": 2, "\\\\": 3, "": 4}',
+    "a URL": b'{"url": "https://x/y", "t": "12:30"}',
+}
+
+
+@pytest.mark.parametrize("form", ["array", "lines", "object", "lists"])
+@pytest.mark.parametrize("size", [1, 64, json_files.SHARD_BYTES])
+def test_a_key_with_two_values_is_refused_in_its_place(tmp_path: Path, form: str, size: int) -> None:
+    plain = b'{"question": "x", "answer": "y"}'
+    for name, element in (DOUBLED | ONCE).items():
+        content = {
+            "array": b"[%b,\n%b,\n%b]" % (plain, element, plain),
+            "lines": b"%b\n%b\n%b\n" % (plain, element, plain),
+            "object": element.replace(b"{", b"{\n", 1),
+            "lists": b"[%b]\n[%b]\n[%b]\n" % (plain, element, plain),
+        }[form]
+        path = tmp_path / "data.json"
+        path.write_bytes(content)
+        with shards_of(size):
+            found = list(read_records(str(path)))
+        place = 0 if form == "object" else 1
+        assert len(found) == (1 if form == "object" else 3), name
+        if name in ONCE:
+            assert all(isinstance(item, Record) for item in found), name
+            continue
+        problem = found[place]
+        assert isinstance(problem, Problem), name
+        assert problem.origin.line == place + 1, name
+        assert "twice in one object" in problem.message, name
+        assert sum(isinstance(item, Record) for item in found) == 2 * place, name

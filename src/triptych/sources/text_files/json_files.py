@@ -12,6 +12,7 @@ before a worker reads its shard:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import orjson
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from triptych.errors import Origin, Problem
 from triptych.sources import storage
 from triptych.sources.records import Elements, Record, Shard
+from triptych.sources.text_files.doubled_keys import DoubledKeyError, may_be_doubled, refuse_doubled
 from triptych.sources.text_files.elements import loads, parses, reason, records_of, wrong_form
 from triptych.sources.text_files.text import BOM, MAX_RECORD, Text, sniff
 
@@ -79,10 +81,20 @@ def read(shard: Shard) -> Elements:
         assert shard.content is not None
         content = shard.content.removeprefix(BOM)
         line = content[: len(content) - len(content.lstrip())].count(b"\n") + 1
-        elements = Elements([Record(loads(content), Origin(shard.path, line))], 1)
+        elements = Elements([_one_record(content, Origin(shard.path, line))], 1)
     if shard.defect is not None:
         elements.records.append(Problem("bad-shape", Origin(shard.path, 0), shard.defect))
     return elements
+
+
+def _one_record(content: bytes, origin: Origin) -> Record | Problem:
+    value = loads(content)
+    try:
+        if may_be_doubled(content, [value]):
+            refuse_doubled(content)
+    except DoubledKeyError as error:
+        return Problem("bad-shape", origin, str(error))
+    return Record(value, origin)
 
 
 def _one_object(text: Text, head: bytes) -> bytes | None:
@@ -209,19 +221,36 @@ def _read_lines(shard: Shard) -> Elements:
         content = content.removeprefix(BOM)
     lines = content.split(b"\n")
     count = len(lines) - (not lines[-1])
-    records: list[Record | Problem] = []
-    for number, line in enumerate(lines, 1):
-        if not line or line.isspace():
-            continue
-        origin = Origin(shard.path, number)
-        try:
-            records += records_of(loads(line), origin)
-        except orjson.JSONDecodeError as error:
-            message = f"not valid JSON at column {error.colno}: {reason(error, line, shard.path)}"
-            records.append(Problem("bad-shape", origin, message))
+    records, values = _records_of_lines(lines, shard.path)
+    if may_be_doubled(content, values):
+        records, _ = _records_of_lines(lines, shard.path, once=True)
     if too_long:
         records.append(Problem("bad-shape", Origin(shard.path, count + 1), f"{_TOO_LONG}; it was not read"))
     return Elements(records, count + too_long)
+
+
+def _records_of_lines(
+    lines: Sequence[bytes], path: str, *, once: bool = False
+) -> tuple[list[Record | Problem], list[Any]]:
+    """The records of lines, and what was parsed; ``once``: refuse objects that have a key twice."""
+    records: list[Record | Problem] = []
+    values: list[Any] = []
+    for number, line in enumerate(lines, 1):
+        if not line or line.isspace():
+            continue
+        origin = Origin(path, number)
+        try:
+            value = loads(line)
+            if once:
+                refuse_doubled(line)
+            values.append(value)
+            records += records_of(value, origin)
+        except orjson.JSONDecodeError as error:
+            message = f"not valid JSON at column {error.colno}: {reason(error, line, path)}"
+            records.append(Problem("bad-shape", origin, message))
+        except DoubledKeyError as error:
+            records.append(Problem("bad-shape", origin, str(error)))
+    return records, values
 
 
 def _whole_lines(shard: Shard) -> tuple[bytes, bool]:
@@ -264,6 +293,8 @@ def _read_array(shard: Shard) -> Elements:
         elements = orjson.loads(b"[%b]" % content)
     except orjson.JSONDecodeError:
         return _one_by_one(shard, content)
+    if may_be_doubled(content, elements):
+        return _one_by_one(shard, content)
     lines = _lines_of(shard, content)
     records: list[Record | Problem] = []
     for number, element in enumerate(elements, 1):
@@ -291,7 +322,7 @@ def _lines_of(shard: Shard, content: bytes) -> Sequence[int]:
 
 
 def _one_by_one(shard: Shard, content: bytes) -> Elements:
-    """The elements of a piece of which at least one is not valid JSON."""
+    """The elements of a piece of which at least one is not valid JSON, or may have a key twice."""
     commas, _ = _structure(content)
     edges = [-1, *commas.tolist(), len(content)]
     lines = _lines_of(shard, content)
@@ -301,7 +332,11 @@ def _one_by_one(shard: Shard, content: bytes) -> Elements:
         piece = content[start : edges[number]]
         origin = Origin(shard.path, number, lines[number - 1] if lines else 0)
         try:
-            records += records_of(loads(piece), origin)
+            value = loads(piece)
+            refuse_doubled(piece)
+            records += records_of(value, origin)
+        except DoubledKeyError as error:
+            records.append(Problem("bad-shape", origin, str(error)))
         except orjson.JSONDecodeError as error:
             said = reason(error, piece, shard.path) if piece.strip() else "a comma without an element after it"
             message = f"not valid JSON: {said} (in the element from byte {shard.start + start:,} of the file)"
