@@ -107,7 +107,8 @@ class _RecordReader(TurnReader):
                 self._check_order(turns, first)
                 turns = self._learned(turns)
             weight = self._weight(dialogue.keys)
-            self._check_record({*read_keys, *self.naming.weight_keys}, listed, dialogue.turns, turns)
+            if not read_keys.issuperset(self.data):
+                self._check_record({*read_keys, *self.naming.weight_keys}, listed, dialogue.turns, turns)
         images = () if self.problems else self._place(turns, listed)
         if self.objects is not None and not self.problems and (mismatch := self.objects.mismatch(len(images))):
             self.fail("marker-count", mismatch)
@@ -138,6 +139,8 @@ class _RecordReader(TurnReader):
     def _weight(self, read: set[str]) -> float:
         """The weight that the record gives itself; text under a key of one is a note."""
         data = self.data
+        if self.naming.weight_keys.isdisjoint(data):
+            return 1.0
         keys = [key for key in data if key in self.naming.weight_keys and key not in read]
         if not keys:
             return 1.0
@@ -168,9 +171,11 @@ class _RecordReader(TurnReader):
         """The images that the record lists, and the keys they are under."""
         data = self.data
         wanted = self.naming.image_keys(data)
-        single = str(self.source.columns.get("image", "image"))
+        single = self.naming.image
         keys = {*wanted, single}
-        listed = [ref for key in wanted for ref in self.images(key, data.get(key))]
+        listed = self.images(wanted[0], data.get(wanted[0])) if wanted else []
+        for key in wanted[1:]:
+            listed += self.images(key, data.get(key))
         if single not in wanted and single in data and single not in self.naming.ignored:
             alone = self.images(single, data[single])
             if alone and listed and _names(alone) != _names(listed):
@@ -244,8 +249,6 @@ class _RecordReader(TurnReader):
 
     def _check_record(self, read: set[str], listed: list[ImageRef], found: list[Any], turns: list[Turn]) -> None:
         """Refuse what stands under keys of the record that are not read."""
-        if read.issuperset(self.data):
-            return
         system = (self.naming.system_key, self.naming.task_key)
         known = {*_names(listed), *_names(slot for slot in self.slots if isinstance(slot, ImageRef))}
         lost: list[str] = []

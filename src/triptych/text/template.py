@@ -227,7 +227,7 @@ class Template:
             if content:
                 segments.append((None, texts.setdefault(content, len(texts)), weight, False))
 
-        last_question = self._last_question(turns)
+        last_question = self._last_question(turns) if self.style.thinking == "last" else -1
         inserted = self.style.default_system or effort
         if inserted is not None and not (turns and turns[0].role == "system"):
             weight = conversation.weight if conversation.whole else 0.0

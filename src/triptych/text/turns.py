@@ -73,6 +73,8 @@ class Naming:
         self.system_key, self.task_key = (str(columns.get(name, name)) for name in ("system", "task"))
         named = (str(columns["weight"]),) if "weight" in columns else SAMPLE_KEYS
         self.weight_keys = frozenset(named) - self.ignored
+        self.images, self.image = columns.get("images", "images"), str(columns.get("image", "image"))
+        self.mark = source.mark
         before, numbered, after = source.mark.partition("{n}")
         self.numbered = re.compile(rf"{re.escape(before)}(\d{{1,6}}){re.escape(after)}") if numbered else None
 
@@ -94,7 +96,7 @@ class Naming:
 
     def image_keys(self, data: Mapping[str, Any]) -> list[str]:
         """Keys of a record that list its images; those of a pattern ``image_{n}`` by their number."""
-        wanted = self.source.columns.get("images", "images")
+        wanted = self.images
         if not isinstance(wanted, str):
             return list(wanted)
         if "{n}" not in wanted:
@@ -240,9 +242,11 @@ class TurnReader:
             text = self._with_objects(text, number)
         if self.naming.numbered:
             return self._split_numbered(text, number, answer=answer)
+        if text and "<" not in text and "[" not in text and self.naming.mark not in text:
+            return [text]
         parts: list[str | int] = []
         slots = self.slots
-        for position, piece in enumerate(text.split(self.naming.source.mark)):
+        for position, piece in enumerate(text.split(self.naming.mark)):
             if position:
                 parts.append(len(slots))
                 slots.append(None)

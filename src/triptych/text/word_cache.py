@@ -50,6 +50,9 @@ class WordTokenizer:
             self._known = {}
         known = self._known  # another thread may start again meanwhile
         new = list({word for words in cut if words is not None for word in words}.difference(known))
+        if too_long := {word for word in new if len(word) > LONGEST}:
+            cut = [None if words is not None and not too_long.isdisjoint(words) else words for words in cut]
+            new = [word for word in new if word not in too_long]
         known |= zip(new, map(tuple, self._encode(new)), strict=True)
         whole = iter(self._encode([text for text, words in zip(texts, cut, strict=True) if words is None]))
         return [
@@ -61,7 +64,7 @@ class WordTokenizer:
         if self._cut is None or not text.isascii() or (self._whole is not None and self._whole.search(text)):
             return None
         words: list[str] = self._cut(text)
-        return words if max(map(len, words), default=0) <= LONGEST else None
+        return words
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False) if texts else []
