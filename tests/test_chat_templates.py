@@ -15,7 +15,7 @@ import families
 import tiny
 from commands import said
 from triptych.family.family import family_template, read_model_files
-from triptych.text.chat_template import ChatTemplate
+from triptych.text.tokens.chat_template import ChatTemplate
 
 # As base models are released with: what is said, one after the other.
 PLAIN = (

@@ -13,7 +13,7 @@ from families import released_template
 from triptych.errors import ModelError
 from triptych.family.family import FAMILIES, family_template
 from triptych.quickstart.tiny import CHAT_TEMPLATE
-from triptych.text.chat_template import PROBES, ChatStyle, ChatTemplate, read_chat_template
+from triptych.text.tokens.chat_template import PROBES, ChatStyle, ChatTemplate, read_chat_template
 
 THINKING = ChatStyle(thinking="last", skips_thinking=True, trims=True, answers_tools=True)
 STYLES = {

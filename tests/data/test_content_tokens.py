@@ -15,9 +15,9 @@ from triptych.errors import ModelError, Origin
 from triptych.family.family import read_model_files
 from triptych.run.reporter import report_line
 from triptych.sources.records import Record, Source
-from triptych.text.content_tokens import is_control
 from triptych.text.conversation import parse
 from triptych.text.layout import Budget
+from triptych.text.tokens.content_tokens import is_control
 
 CONTENT = (
     *("<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>"),

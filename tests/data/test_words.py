@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 
 import tiny
-from triptych.text import word_cache
-from triptych.text.word_cache import WordTokenizer
+from triptych.text.tokens import word_cache
+from triptych.text.tokens.word_cache import WordTokenizer
 
 PIECES = (
     "'s",

@@ -27,7 +27,7 @@ from triptych.rows.sharing import load_or_find
 from triptych.run.prepare import Prepared, prepare
 from triptych.run.run_file import load
 from triptych.terminal import Terminal
-from triptych.training.meters import SourceLosses
+from triptych.training.watch.meters import SourceLosses
 
 OURS = str(Path(triptych.__file__).parent)
 READS = frozenset(

@@ -14,8 +14,8 @@ from equivalence import oracle
 from triptych.errors import Origin
 from triptych.family.family import read_model_files
 from triptych.sources.records import Record, Source
-from triptych.text.chat_template import ORDERS, orders
 from triptych.text.conversation import parse
+from triptych.text.tokens.chat_template import ORDERS, orders
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 from test_format_page import READ, settings

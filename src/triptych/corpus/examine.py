@@ -19,9 +19,9 @@ from triptych.sources import readers, records
 from triptych.sources.records import Shard, Source
 from triptych.text.box_filling import coordinates, counted
 from triptych.text.conversation import Conversation, ConversationReader
-from triptych.text.encoded import NO_BOXES
 from triptych.text.layout import Budget
 from triptych.text.template import EncodedBatch, Template
+from triptych.text.tokens.encoded import NO_BOXES
 
 SCHEMA = pa.schema(
     [

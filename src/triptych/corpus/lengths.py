@@ -16,8 +16,8 @@ from triptych.errors import Problem
 from triptych.images.geometry import Geometry, Limits, natural_sizes
 from triptych.images.measure import ImageError
 from triptych.text.box_filling import outside
-from triptych.text.encoded import Encoded, target_weights
 from triptych.text.layout import TooLongError, fit
+from triptych.text.tokens.encoded import Encoded, target_weights
 
 LENGTHS = pa.schema(
     [

@@ -29,8 +29,8 @@ from triptych.family.selectors import PARTS, Part
 from triptych.images.geometry import Geometry
 from triptych.model.parts import part_of
 from triptych.model.trained import stored_tensors
-from triptych.text.chat_template import read_chat_template
 from triptych.text.template import TURN_END
+from triptych.text.tokens.chat_template import read_chat_template
 
 PROOF = "triptych_proof.json"
 

@@ -14,9 +14,9 @@ from triptych.family.image_processor import read_image_processor
 from triptych.family.shapes import ModelShapes, read_shapes
 from triptych.family.template_check import refused_orders, verify
 from triptych.images.geometry import Geometry
-from triptych.text.chat_template import BoxForm, ChatStyle, ChatTemplate, read_chat_template
-from triptych.text.content_tokens import largest_id
 from triptych.text.template import Template
+from triptych.text.tokens.chat_template import BoxForm, ChatStyle, ChatTemplate, read_chat_template
+from triptych.text.tokens.content_tokens import largest_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from triptych.errors import ModelError, Origin
 from triptych.sources.records import ImageRef
-from triptych.text.chat_template import ORDERS, PROBES, ChatTemplate, Probe
 from triptych.text.conversation import Conversation, Turn
 from triptych.text.template import Template
+from triptych.text.tokens.chat_template import ORDERS, PROBES, ChatTemplate, Probe
 
 
 def verify(template: Template, released: ChatTemplate) -> None:

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from triptych.text.boxes import MOST, NUMBER, OBJECT, OBJECTS, Box
-from triptych.text.chat_template import BoxForm
 from triptych.text.conversation import Conversation, Turn
-from triptych.text.encoded import NO_BOXES, Encoded, Segment
+from triptych.text.tokens.chat_template import BoxForm
+from triptych.text.tokens.encoded import NO_BOXES, Encoded, Segment
 
 RELATIVE = 1000
 """What a side of an image is in relative boxes"""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from triptych.errors import Origin
 from triptych.images.geometry import Geometry, Limits, natural_sizes, share_tokens
 from triptych.text.box_filling import fill_boxes
-from triptych.text.encoded import Encoded
+from triptych.text.tokens.encoded import Encoded
 
 TooLong = Literal["shrink", "drop", "error", "cut_text"]
 

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 
 from triptych.errors import ModelError
 from triptych.text.box_filling import BoxMarks, counted, fill_objects, writes_digits_alone
-from triptych.text.chat_template import (
+from triptych.text.conversation import Conversation, Turn
+from triptych.text.tokens.chat_template import (
     THINK_END,
     THINK_START,
     TOOL_END,
@@ -24,12 +25,11 @@ from triptych.text.chat_template import (
     split_thinking,
     trimmed,
 )
-from triptych.text.content_tokens import control_strings, read_tokenizer
-from triptych.text.conversation import Conversation, Turn
-from triptych.text.encoded import Encoded as Encoded
-from triptych.text.encoded import EncodedBatch as EncodedBatch
-from triptych.text.encoded import Segment, assemble
-from triptych.text.word_cache import WordTokenizer
+from triptych.text.tokens.content_tokens import control_strings, read_tokenizer
+from triptych.text.tokens.encoded import Encoded as Encoded
+from triptych.text.tokens.encoded import EncodedBatch as EncodedBatch
+from triptych.text.tokens.encoded import Segment, assemble
+from triptych.text.tokens.word_cache import WordTokenizer
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 VISION_START, IMAGE_PAD, VISION_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"

@@ -39,10 +39,10 @@ from triptych.training.callbacks import EpochCallback, PatienceCallback, StopCal
 from triptych.training.context import TrainingContext, make_context, name_of
 from triptych.training.feature_setup import Features, open_features
 from triptych.training.setup import load_for_training
-from triptych.training.summary import write_summary
 from triptych.training.trainer import RowTrainer
 from triptych.training.watch.live import live_callback, reported
 from triptych.training.watch.progress import ReportCallback
+from triptych.training.watch.summary import write_summary
 from triptych.training.watch.trackers import RunLogCallback, tensorboard_callback, tolerate_trackers
 
 if TYPE_CHECKING:

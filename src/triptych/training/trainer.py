@@ -27,8 +27,8 @@ from triptych.run.reporter import Reporter
 from triptych.run.settings.training import EVAL_LOSS
 from triptych.scoring.intervals import mean
 from triptych.training.context import TrainingContext
-from triptych.training.meters import Meter, SourceLosses, meter_logs, source_names
 from triptych.training.steps import StepRows
+from triptych.training.watch.meters import Meter, SourceLosses, meter_logs, source_names
 
 if TYPE_CHECKING:
     from peft import PeftModel
