@@ -163,6 +163,7 @@ def _fork(asked: dict[str, Any]) -> int:
         os.environ.clear()
         os.environ.update(asked["env"])
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever nohup, a job in the background or CI made of them
         sys.argv = ["triptych", *asked["arguments"]]
         exec(asked["before"], {})
         import triptych.cli

@@ -161,7 +161,8 @@ def test_a_signal_before_the_first_step_ends_the_start(
 def test_a_fresh_process_stops_at_any_moment_without_a_traceback(
     path: Path, number: signal.Signals, delay: float
 ) -> None:
-    program = "import sys\nfrom triptych.cli import main\nsys.stderr.write('GO\\n')\nmain()"
+    default = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background ignores it
+    program = f"import signal, sys\n{default}\nfrom triptych.cli import main\nsys.stderr.write('GO\\n')\nmain()"
     command = [sys.executable, "-c", program, "train", str(path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

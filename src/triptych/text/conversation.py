@@ -145,7 +145,7 @@ class _RecordReader(TurnReader):
         if not keys:
             return 1.0
         try:
-            found = {key: written_weight(data[key]) for key in keys}
+            found = {key: written_weight(key, data[key]) for key in keys}
             weight = loss_weight(found, [key for key in keys if not isinstance(found[key], str)])
         except ShapeError as error:
             self.fail(error.code, f"{error}; `ignore: [{keys[0]}]` in the source leaves it out")

@@ -14,6 +14,7 @@ SAMPLE_KEYS = ("weight", "loss_weight", "sample_weight", "loss_scale", "loss", "
 """Keys of a record; text under them is a note."""
 TURN_KEYS = ("loss", "train", "trainable", "weight", "loss_weight", "loss_scale", "loss_mask")
 """Keys of a turn: true or false, or a weight."""
+_WHETHER = ("train", "trainable")
 LEAST, MOST = 1e-6, 1e6
 """Weights other than 0: products of three of them are far from the ends of float32."""
 
@@ -42,12 +43,17 @@ def loss_weight(data: Mapping[str, Any], keys: Sequence[str]) -> float:
     return said.pop() if said else 1.0
 
 
-def written_weight(value: Any) -> Any:
-    """A number, true or false that stands in a text, as all cells of a CSV file do; any other value as it is."""
+def written_weight(key: str, value: Any) -> Any:
+    """A number, true or false that stands in a text, as all cells of a CSV file do; any other value as it is.
+
+    Where the key asks whether something is learned, another number than 0 and 1 is a note: ``train: "2014"``.
+    """
     text = value.strip().lower() if isinstance(value, str) else ""
     if text in ("true", "false"):
         return text == "true"
-    return float(text) if _NUMBER.fullmatch(text) else value
+    if not _NUMBER.fullmatch(text) or (key in _WHETHER and float(text) not in (0, 1)):
+        return value
+    return float(text)
 
 
 def _shown(value: Any) -> str:
