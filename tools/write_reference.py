@@ -17,7 +17,7 @@ def settings_table() -> str:
     lines = [
         "# Settings",
         "",
-        "Generated from `src/triptych/config.py` by `make docs`. Any of them can be changed on the command line:",
+        "Generated from `src/triptych/run/settings` by `make docs`. Any of them can be changed on the command line:",
         "`triptych train run.yaml train.epochs=3 data.max_pixels=401408`. Unknown names are refused.",
     ]
     for name, field in RunSettings.model_fields.items():
@@ -28,7 +28,7 @@ def settings_table() -> str:
             lines += ["", f"## `{path}`", "", "| setting | default | meaning |", "|---|---|---|"]
             for key, item in group.model_fields.items():
                 default = "required" if item.is_required() else f"`{_plain(item.get_default())}`"
-                lines.append(f"| `{key}` | {default} | {item.description} |")
+                lines.append(f"| `{key}` | {default} | {' '.join((item.description or '').split())} |")
     return "\n".join(lines) + "\n"
 
 
