@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 
 from index_peer import write_model
-from workload import SMALL_SIZES, write_pool, write_records
+from workload import SMALL_SIZES, commit, write_pool, write_records
 
 RESULTS = Path(__file__).parent / "results" / "index_before.jsonl"
 HERE = Path(__file__).parent.parent / "src"
@@ -91,6 +91,7 @@ def main() -> None:
             process.communicate()
     best = {version: sum(map(min, zip(*rounds, strict=True))) for version, rounds in found.items()}
     entry = {
+        "commit": commit(),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),

@@ -110,9 +110,13 @@ def test_a_model_that_runs_sample_by_sample_is_not_sharded(packs: bool, sharding
     args: Any = SimpleNamespace(**sharding)
     nothing: Any = None
     isolation = Isolation(packs=packs, reason="it cannot pack")
-    context = TrainingContext(nothing, nothing, nothing, args, torch.float32, isolation, {})
+    settings: Any = SimpleNamespace(train=SimpleNamespace(metric="eval_loss"))
+    context = TrainingContext(settings, nothing, nothing, args, torch.float32, isolation, {})
     if packs:
         _check_sharding(context)
+        settings.train.metric = "exact_match"
+        with pytest.raises(ConfigError, match=r"exact_match needs generated answers.*set train\.metric: eval_loss"):
+            _check_sharding(context)
         return
     with pytest.raises(ConfigError, match="it cannot pack, and under FSDP or DeepSpeed"):
         _check_sharding(context)

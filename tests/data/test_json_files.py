@@ -421,6 +421,8 @@ DOUBLED = {
     "content of a turn": b'{"messages": [{"role": "user", "content": "One", "content": "Two"}]}',
     "spaces": b'{"image" : "a.png","image" :"b.png"}',
     "deep": b'{"meta": {"a": [{"b": 1, "b": 2}]}}',
+    "tabs and line ends": b'{"image"\t:"a.png","image"\r:"b.png", "c"  :1}',
+    "beside a key that ends in a backslash": b'{"a\\\\": 1, "b": 1, "b": 2}',
     "beside text that looks like keys": b'{"q": "say \\"x\\": 1, \\"x\\" : 2", "a": 1, "a": "2"}',
 }
 ONCE = {

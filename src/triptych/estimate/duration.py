@@ -11,12 +11,12 @@ import numpy as np
 from triptych.estimate.devices import Target
 from triptych.estimate.forecast import RowSums
 from triptych.planning.cost import UNIT
+from triptych.reports.history import LOG
 
 ASSUMED_SHARE = 0.25
 """Of the device's peak rate, where nothing was measured: an H200 was measured at 22 to 34% (docs/benchmarks.md)."""
 RECOMPUTED = 4 / 3
 """FLOPs under gradient checkpointing, relative to without."""
-LOG = "log.jsonl"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,17 @@ from filelock import FileLock, Timeout
 from triptych.errors import ConfigError
 from triptych.family.folders import check_trained
 from triptych.recovery import checkpoints, data_identity
+from triptych.reports.answers import SHOWINGS
+from triptych.reports.history import LOG
+from triptych.reports.live import DATA, REPORT
 from triptych.run.prepare import REJECTED, is_main_process
 from triptych.run.settings import RunSettings
 
 LOCK, OWNER = ".lock", ".owner.json"
 FINAL = "final"
 LEFTOVERS = (
-    "run.yaml", "log.jsonl", "summary.json", "loss.png", "tensorboard", "report.html", "report-data.js",
-    "showings.jsonl", REJECTED, data_identity.FILE, checkpoints.UNFINISHED,
+    "run.yaml", LOG, "summary.json", "loss.png", "tensorboard", REPORT, DATA, SHOWINGS, REJECTED, data_identity.FILE,
+    checkpoints.UNFINISHED,
 )  # fmt: skip
 """What a run writes before its first checkpoint, and reports: cleared when another run starts there."""
 

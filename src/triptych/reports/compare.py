@@ -10,13 +10,13 @@ from typing import Any
 
 import yaml
 
+from triptych.compat.loading import open_run
 from triptych.errors import ConfigError
 from triptych.pages import page
 from triptych.pages.cards import Card
 from triptych.reports.answers import Showing, read_origins, read_showings
 from triptych.reports.history import LOG, Point, all_points, read_log, thinned
 from triptych.reports.live import REPORT, shown_answer
-from triptych.run import run_file
 
 RUN_FILE = "run.yaml"
 LOWER_IS_BETTER = ("loss", "eval_loss")
@@ -70,13 +70,17 @@ def read_runs(folders: Sequence[Path]) -> list[FoundRun]:
 
 def _output_of(given: Path) -> Path:
     if given.is_file() and given.suffix in (".yaml", ".yml"):
-        given = Path(run_file.load(given).output)
+        given = Path(open_run(given).settings.output)
     folder = given.resolve()
-    if not (folder / LOG).is_file():
-        inside = sorted(item.parent.name for item in folder.glob(f"*/{LOG}"))
-        hint = f"; it holds the runs {', '.join(inside[:MOST_RUNS])}" if inside else ""
-        raise ConfigError(f"{given} is no output folder of a run: it has no {LOG}{hint}")
-    return folder
+    if (folder / LOG).is_file():
+        return folder
+    hint = "give what `output` names in a run file, or the run file"
+    inside = sorted(item.parent.name for item in folder.glob(f"*/{LOG}"))
+    if inside:
+        hint = f"it holds the runs {', '.join(inside[:MOST_RUNS])}"
+    elif (folder.parent / LOG).is_file():
+        hint = f"did you mean {given.parent}?"
+    raise ConfigError(f"{given} is no output folder of a run: it has no {LOG}; {hint}")
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -89,14 +93,13 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _read(folder: Path, name: str) -> FoundRun:
-    origins = read_origins(folder)
     return FoundRun(
         folder,
         name,
         flat(_mapping(folder / RUN_FILE)),
         all_points(read_log(folder)),
-        read_showings(folder, origins),
-        origins,
+        read_showings(folder),
+        read_origins(folder),
         page.read_data(folder / REPORT),
     )
 

@@ -47,8 +47,8 @@ def _losses(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if last_step > step and last > RISEN * lowest and before and now and fmean(now) < fmean(before):
             yield (
                 f"The evaluation loss rises while the training loss falls: {lowest:.4g} at step {step:,}, {last:.4g} "
-                f"at step {last_step:,}. The model learns the training samples by heart: train fewer epochs, or keep "
-                "the best with train.metric: eval_loss."
+                f"at step {last_step:,}. The model learns the training samples by heart: train fewer epochs, or set "
+                "train.patience, which also keeps the best."
             )
     if len(trained) >= 4 * RECENT:
         first, last = fmean(v for _, v in trained[:RECENT]), fmean(v for _, v in trained[-RECENT:])

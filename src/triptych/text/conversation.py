@@ -173,9 +173,7 @@ class _RecordReader(TurnReader):
         wanted = self.naming.image_keys(data)
         single = self.naming.image
         keys = {*wanted, single}
-        listed = self.images(wanted[0], data.get(wanted[0])) if wanted else []
-        for key in wanted[1:]:
-            listed += self.images(key, data.get(key))
+        listed = [ref for key in wanted for ref in self.images(key, data.get(key))]
         if single not in wanted and single in data and single not in self.naming.ignored:
             alone = self.images(single, data[single])
             if alone and listed and _names(alone) != _names(listed):

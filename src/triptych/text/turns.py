@@ -243,7 +243,7 @@ class TurnReader:
         if self.naming.numbered:
             return self._split_numbered(text, number, answer=answer)
         if text and "<" not in text and "[" not in text and self.naming.mark not in text:
-            return [text]
+            return [text]  # most answers: no mark, neither of the source nor of another tool
         parts: list[str | int] = []
         slots = self.slots
         for position, piece in enumerate(text.split(self.naming.mark)):

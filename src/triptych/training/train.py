@@ -35,6 +35,7 @@ from triptych.run import run_file
 from triptych.run.prepare import Prepared, Split, is_main_process
 from triptych.run.reporter import Reporter
 from triptych.run.settings import RunSettings
+from triptych.run.settings.training import EVAL_LOSS
 from triptych.training.callbacks import EpochCallback, PatienceCallback, StopCallback
 from triptych.training.context import TrainingContext, make_context, name_of
 from triptych.training.feature_setup import Features, open_features
@@ -224,6 +225,12 @@ def _check_sharding(context: TrainingContext) -> None:
         raise ConfigError(
             f"{context.isolation.reason}, and under FSDP or DeepSpeed a rank cannot run the samples of a row one by "
             "one: install what is missing, or train without sharding"
+        )
+    metric = context.settings.train.metric
+    if context.sharded and metric != EVAL_LOSS:
+        raise ConfigError(
+            f"train.metric: {metric} needs generated answers, which ranks that share weights cannot write while they "
+            f"train; set train.metric: {EVAL_LOSS}, or train without sharding"
         )
 
 

@@ -12,6 +12,7 @@ from triptych.run.settings.base import PartOrLayers, Settings, Switch, in_pydant
 from triptych.scoring.scorers import EXACT, check_names
 
 EVAL_LOSS = "eval_loss"
+"""The metric that needs no generated answers; lower is better, where higher is for scorers."""
 
 
 class BatchSettings(Settings):
@@ -109,7 +110,7 @@ class TrainSettings(Settings):
     """Checkpoints kept; None for all."""
     eval_every: PositiveInt | Literal["epoch"] | None = "epoch"
     """Optimizer steps between evaluation losses, where there is eval data; None for no evaluation in training."""
-    metric: str = "eval_loss"
+    metric: str = EVAL_LOSS
     """What the best model is best by: ``eval_loss``, or a scorer of generated answers such as ``exact_match``."""
     patience: PositiveInt | None = None
     """Evaluations without a better ``metric`` after which training ends; the best model is kept."""

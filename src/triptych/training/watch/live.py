@@ -15,6 +15,7 @@ from triptych.inference.showing import Shower, answering, choose_samples
 from triptych.pages.cards import prompt_card
 from triptych.pages.thumbnails import add_images
 from triptych.recovery.stopping import Stopped
+from triptych.reports.compare import flat
 from triptych.reports.live import REPORT, LiveReport
 from triptych.run.reporter import Reporter
 from triptych.training.context import TrainingContext
@@ -24,6 +25,8 @@ from triptych.training.watch.trackers import TolerantCallback
 if TYPE_CHECKING:
     from peft import PeftModel
 
+LONGEST_VALUE = 300
+"""Characters of a setting that the page shows."""
 IMAGE_BYTES = 4_000_000
 """Characters of the copies of images in the page."""
 
@@ -90,15 +93,5 @@ def _shower(context: TrainingContext, out: Reporter) -> Shower | None:
 
 def _about(context: TrainingContext) -> dict[str, str]:
     """Settings that are not the defaults, as the run file writes them."""
-    content = context.settings.model_dump(mode="json", exclude_defaults=True)
-    found: dict[str, str] = {}
-
-    def walk(group: dict[str, Any], prefix: str) -> None:
-        for key, value in group.items():
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{key}.")
-            else:
-                found[f"{prefix}{key}"] = str(value)[:300]
-
-    walk(content, "")
-    return found
+    content = flat(context.settings.model_dump(mode="json", exclude_defaults=True))
+    return {name: value[:LONGEST_VALUE] for name, value in content.items()}
