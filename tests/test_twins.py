@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 CHINESE = ".zh-CN.md"
 WAITING = {
     *("benchmarks", "data-format", "export"),
-    *("resuming", "settings", "training", "transformers", "README"),
+    *("settings", "training"),
 }
 """Names of the pages whose twin is still to be written, or brought into step."""
 HAN = re.compile("[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
