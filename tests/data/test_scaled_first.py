@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import tiny
 from triptych.images import pixels
 from triptych.images.geometry import Geometry
+from triptych.images.resample import resize_like_torchvision
 
 OWN = Geometry(14, 2, 2, 56 * 56, 28 * 28 * 1280)
 
@@ -65,9 +67,31 @@ def test_pixels_go_through_both_resizes(tmp_path: Path, orientation: int) -> Non
     size = upright.height, upright.width
     resized = geometry.resized(*size)
     first = geometry.first_size(*size)
-    expected = upright.resize(first[::-1], Image.Resampling.BICUBIC).resize(resized[::-1], Image.Resampling.BICUBIC)
+    expected = torchvision_resized(upright.resize(first[::-1], Image.Resampling.BICUBIC), *resized)
     found = pixels.load_patches(str(path), size, resized, geometry)
     assert np.array_equal(found, pixels.patchify(expected, geometry))
     assert np.array_equal(found, pixels.patchify(pixels.resize(upright, resized, geometry), geometry)), "as in a chat"
-    once = pixels.patchify(upright.resize(resized[::-1], Image.Resampling.BICUBIC), geometry)
+    once = pixels.patchify(torchvision_resized(upright, *resized), geometry)
     assert not np.array_equal(found, once)
+
+
+def torchvision_resized(image: Image.Image, height: int, width: int) -> Image.Image:
+    """By the function of torch that torchvision's resize calls."""
+    values = torch.from_numpy(np.array(image, ndmin=3) if image.mode == "L" else np.array(image).transpose(2, 0, 1))
+    resized = torch.nn.functional.interpolate(values[None], (height, width), mode="bicubic", antialias=True)[0]
+    return Image.fromarray(resized[0].numpy() if image.mode == "L" else resized.permute(1, 2, 0).numpy())
+
+
+def test_the_last_resize_is_torchvision_s_to_the_last_bit() -> None:
+    random = np.random.default_rng(0)
+    sizes = [tuple(random.integers(1, 300, 4).tolist()) for _ in range(60)]
+    sizes += [(100, 90, 112, 84), (280, 283, 280, 280), (299, 280, 308, 280), (56, 84, 56, 84), (1, 1, 28, 28)]
+    for number, (height, width, *target) in enumerate(sizes):
+        mode = "L" if number % 4 == 0 else "RGB"
+        for name, image in (
+            ("smooth", tiny.image(height, width, seed=number)),
+            ("noise", Image.fromarray(random.integers(0, 256, (height, width, 3)).astype(np.uint8))),
+        ):
+            found = resize_like_torchvision(image.convert(mode), *target)
+            expected = torchvision_resized(image.convert(mode), *target)
+            assert np.array_equal(np.asarray(found), np.asarray(expected)), (name, mode, height, width, target)

@@ -24,8 +24,8 @@ from triptych.compat.loading import open_for, to_yaml
 from triptych.corpus.execution.executor import Engine
 from triptych.errors import ConfigError, Origin, Problem, SampleError
 from triptych.images import identity, measure, pixels
-from triptych.images.first_bytes import INLINE
 from triptych.images.geometry import Limits
+from triptych.images.headers.first_bytes import INLINE
 from triptych.images.traits import traits_of
 from triptych.run.prepare import index_sources
 from triptych.sources import members, storage

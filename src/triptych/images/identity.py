@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import orjson
 
 from triptych.errors import Code
-from triptych.images import first_bytes
-from triptych.images.first_bytes import INLINE
+from triptych.images.headers import first_bytes
+from triptych.images.headers.first_bytes import INLINE
 from triptych.sources import members, storage, tars
 from triptych.sources.access import beneath, guarded
 from triptych.sources.access.guarded import Guard, Private

@@ -17,9 +17,10 @@ import orjson
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from triptych.errors import Code, ConfigError
-from triptych.images import first_bytes, identity, near_names
-from triptych.images.first_bytes import INLINE
+from triptych.images import identity, near_names
 from triptych.images.geometry import MAX_ASPECT, is_extreme
+from triptych.images.headers import first_bytes
+from triptych.images.headers.first_bytes import INLINE
 from triptych.images.headers.read import read_header
 from triptych.images.identity import shown
 from triptych.images.traits import SIDEWAYS as SIDEWAYS_EXIF

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from triptych.errors import Origin, Problem
 from triptych.images import measure
 from triptych.images.geometry import Geometry, SizedImage
 from triptych.images.measure import ImageError
+from triptych.images.resample import resize_like_torchvision
 
 Decode = Literal["exact", "fast"]
 """Pixels as transformers' image processor makes them, or JPEGs scaled while they are decoded."""
@@ -100,31 +102,42 @@ def load_patches(
     Raises:
         ImageError: ``image-missing`` or ``image-unreadable``.
     """
-    sizes = _steps(size, resized, geometry)
-    return patchify(_load_resized(location, size, sizes if decode == "exact" else sizes[-1:], decode), geometry)
+    return patchify(_load_resized(location, size, _way(size, resized, geometry, decode)), geometry)
 
 
-def _steps(size: tuple[int, int], resized: tuple[int, int], geometry: Geometry) -> list[tuple[int, int]]:
-    """Sizes (height, width) that an image goes through: the model's own, and before it that of a first resize."""
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How an image comes to its size in the model; sizes are (height, width), px."""
+
+    resized: tuple[int, int]
+    first: tuple[int, int] | None = None
+    """Of a resize before it."""
+    like_torchvision: bool = False
+    """Whether the last resize has torchvision's rounding, and not Pillow's."""
+    decode: Decode = "exact"
+
+
+def _way(size: tuple[int, int], resized: tuple[int, int], geometry: Geometry, decode: Decode = "exact") -> _Way:
+    """What ``data.resize`` and ``data.decode`` say; a JPEG that is scaled while it is decoded is resized once."""
+    if geometry.scaled_first is None or decode == "fast":
+        return _Way(resized, decode=decode)
     first = geometry.first_size(*size)
-    return [resized] if first == size else [first, resized]
+    return _Way(resized, None if first == size else first, like_torchvision=True)
 
 
-def _load_resized(
-    location: str, size: tuple[int, int], sizes: Sequence[tuple[int, int]], decode: Decode
-) -> Image.Image:
-    """The image upright at its size in the model, in RGB or in grey of 8 bits; ``sizes`` are gone through in order."""
+def _load_resized(location: str, size: tuple[int, int], way: _Way) -> Image.Image:
+    """The image upright at its size in the model, in RGB or in grey of 8 bits."""
     content = measure.read_all(location)
     with measure.opened(content, location) as image:
         found = image.height, image.width
-        scale = _scale_down(image, sizes[-1]) if decode == "fast" else 1
+        scale = _scale_down(image, way.resized) if way.decode == "fast" else 1
         measure.load(image, location)
         turn = measure.turn(image)
         if scale == 1:
             found = image.height, image.width  # of a TIFF that Pillow turns itself, only now
         _check_size(location, found[::-1] if turn in measure.SIDEWAYS else found, size)
         try:
-            return _resize_upright(image, turn, sizes, scale)
+            return _resize_upright(image, turn, way, scale)
         except Exception as error:
             raise _inconvertible(location, error) from error
 
@@ -154,9 +167,7 @@ def _scale_down(image: Image.Image, resized: tuple[int, int]) -> int:
     return round(before / image.width)
 
 
-def _resize_upright(
-    image: Image.Image, turn: Image.Transpose | None, sizes: Sequence[tuple[int, int]], scale: int
-) -> Image.Image:
+def _resize_upright(image: Image.Image, turn: Image.Transpose | None, way: _Way, scale: int) -> Image.Image:
     """Turn, convert and resize, the resize as early as the result does not depend on it.
 
     Grey is resized as one channel, for the three of RGB would be equal. Mirroring and turning by 180 degrees commute
@@ -171,17 +182,25 @@ def _resize_upright(
     # After a halving, a linear kernel comes as near to the exact pixels as a cubic one within 1 dB, in half the time;
     # after a quartering it is 6 dB further off (benchmarks/fast_decode.py).
     kernel = Image.Resampling.BILINEAR if scale == 2 else Image.Resampling.BICUBIC
-    for resized in sizes:
-        height, width = resized[::-1] if turn in measure.SIDEWAYS else resized
-        image = image.resize((width, height), kernel)
+    image = _resized(image, way if turn not in measure.SIDEWAYS else _sideways(way), kernel)
     return image if turn is None else image.transpose(turn)
+
+
+def _sideways(way: _Way) -> _Way:
+    return replace(way, resized=way.resized[::-1], first=None if way.first is None else way.first[::-1])
+
+
+def _resized(image: Image.Image, way: _Way, kernel: Image.Resampling) -> Image.Image:
+    if way.first is not None:
+        image = image.resize(way.first[::-1], kernel)
+    if way.like_torchvision:
+        return resize_like_torchvision(image, *way.resized)
+    return image.resize(way.resized[::-1], kernel)
 
 
 def resize(image: Image.Image, resized: tuple[int, int], geometry: Geometry) -> Image.Image:
     """Bicubic, to (height, width), as a file is resized in training."""
-    for height, width in _steps((image.height, image.width), resized, geometry):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return image
+    return _resized(image, _way((image.height, image.width), resized, geometry), Image.Resampling.BICUBIC)
 
 
 def patchify(image: Image.Image, geometry: Geometry) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from triptych.corpus.corpus import Corpus
 from triptych.images import identity, measure
-from triptych.images.first_bytes import INLINE
+from triptych.images.headers.first_bytes import INLINE
 from triptych.images.measure import ImageError
 from triptych.leaks.columns import image_lists, image_locations
 from triptych.sources import members

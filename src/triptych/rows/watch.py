@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from triptych.images import identity
-from triptych.images.first_bytes import INLINE
+from triptych.images.headers.first_bytes import INLINE
 from triptych.images.measure import ImageError
 from triptych.sources import members
 from triptych.sources.access import guarded

@@ -107,7 +107,7 @@ def _decide(context: TrainingContext, model: PreTrainedModel | PeftModel) -> _Ag
         return _Agreed(Decision(False, f"feature cache off: {reason}"), error=error)
     about = describe_tower(model, prepared.files, context.precision, context.args.device)
     first = prepared.encoder.geometry.scaled_first
-    about |= {} if first is None else {"scaled_first": first}
+    about |= {} if first is None else {"scaled_first": first, "resized_by": "torchvision"}
     key = tower_key(model, family, about)
     folder, shape = store_folder() / key, feature_shape(prepared.files.shapes)
     found = forecast(settings, context.plans, prepared.corpora, shape, FeatureReader(folder, shape))

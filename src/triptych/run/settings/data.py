@@ -143,7 +143,7 @@ class DataSettings(Settings):
     """Largest area of a resized image, px; default: the model's own."""
     resize: Literal["model", "llamafactory"] = "model"
     """How the limits act: in the model's own rounding (``model``), or in a resize of their own before it, as
-    LLaMA-Factory has it: images then get its sizes, which may exceed ``max_pixels`` by some per cent."""
+    LLaMA-Factory has it: images get its sizes, which may exceed ``max_pixels`` by some per cent, and its pixels."""
     sample_image_tokens: PositiveInt | None = None
     """Tokens that all images of one sample share; larger images shrink first."""
     max_tokens: PositiveInt | None = None
