@@ -25,7 +25,7 @@ from triptych.corpus.examine import Encoder
 from triptych.corpus.execution.executor import LocalEngine
 from triptych.corpus.loading import load_or_build
 from triptych.errors import ConfigError
-from triptych.exporting.serving import image_notes
+from triptych.exporting.serving.notes import image_notes
 from triptych.family.family import read_model_files
 from triptych.images.pixels import load_patches, load_rgb
 from triptych.sources.records import Source

@@ -19,11 +19,12 @@ import tiny
 from triptych import cli
 from triptych.cli import main
 from triptych.errors import ConfigError, ModelError
-from triptych.exporting import serving
 from triptych.exporting.claims import PROOF, ProofError, check_logits, check_names
 from triptych.exporting.export import ExportOptions, export
 from triptych.exporting.hub import check_push
 from triptych.exporting.proof_samples import ProofSamples
+from triptych.exporting.serving import commands, notes
+from triptych.exporting.serving.needs import demands
 from triptych.exporting.trained_run import TrainedRun, open_run
 from triptych.inference.answering import PromptDataset
 from triptych.inference.evaluate import evaluate
@@ -435,7 +436,7 @@ def test_the_card_holds_the_numbers_of_the_run(exported: dict[str, Exported]) ->
 def test_a_server_is_given_room_for_images_that_only_training_made_smaller(exported: dict[str, Exported]) -> None:
     run = exported["full"].run
     options = {"new_tokens": 10}
-    plain = serving.demands(
+    plain = demands(
         run.corpora.values(),
         run.files.template(),
         run.geometry,
@@ -444,7 +445,7 @@ def test_a_server_is_given_room_for_images_that_only_training_made_smaller(expor
         **options,
     )
     assert plain.tokens == max(int(corpus.lengths.tokens.max()) for corpus in run.corpora.values())
-    shrunk = serving.demands(
+    shrunk = demands(
         run.corpora.values(),
         run.files.template(),
         run.geometry,
@@ -453,11 +454,11 @@ def test_a_server_is_given_room_for_images_that_only_training_made_smaller(expor
         **options,
     )
     assert shrunk.tokens > plain.tokens
-    assert any("made smaller" in note for note in serving.notes(shrunk, run.geometry))
-    assert not any("made smaller" in note for note in serving.notes(plain, run.geometry))
-    tight = serving.demands(run.corpora.values(), run.files.template(), run.geometry, 50, shrunk=False, **options)
-    assert "--max-model-len 50" in serving.vllm("a folder", tight)
-    assert "'a folder'" in serving.vllm("a folder", tight)
+    assert any("made smaller" in note for note in notes.notes(shrunk, run.geometry))
+    assert not any("made smaller" in note for note in notes.notes(plain, run.geometry))
+    tight = demands(run.corpora.values(), run.files.template(), run.geometry, 50, shrunk=False, **options)
+    assert "--max-model-len 50" in commands.vllm("a folder", tight)
+    assert "'a folder'" in commands.vllm("a folder", tight)
 
 
 class FakeHub:
@@ -544,7 +545,7 @@ def test_a_server_is_told_to_leave_thinking_out_where_no_learned_answer_thinks(
     settings = load(tiny.write_run(tmp_path, model, data))
     prepared = prepare(settings, ("train",), Terminal())
     files = prepared.files
-    wanted = serving.demands(
+    wanted = demands(
         prepared.corpora.values(),
         files.template(),
         files.geometry,
@@ -552,10 +553,10 @@ def test_a_server_is_told_to_leave_thinking_out_where_no_learned_answer_thinks(
         new_tokens=8,
         shrunk=False,
     )
-    told = "--default-chat-template-kwargs '{\"enable_thinking\": false}'" in serving.vllm("out", wanted)
+    told = "--default-chat-template-kwargs '{\"enable_thinking\": false}'" in commands.vllm("out", wanted)
     assert told is not thoughtful
-    assert serving.chat("out", wanted).endswith("--no-thinking") is not thoughtful
-    assert any("enable_thinking" in note for note in serving.notes(wanted, files.geometry)) is not thoughtful
+    assert commands.chat("out", wanted).endswith("--no-thinking") is not thoughtful
+    assert any("enable_thinking" in note for note in notes.notes(wanted, files.geometry)) is not thoughtful
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -15,7 +15,7 @@ from test_train import losses, run
 from triptych.api.data import load_run
 from triptych.commands.convert import convert
 from triptych.errors import ConfigError, Origin, SampleError
-from triptych.exporting.serving import source_notes
+from triptych.exporting.serving.notes import source_notes
 from triptych.run.prepare import prepare
 from triptych.run.run_file import load
 from triptych.sources.records import Record, Source

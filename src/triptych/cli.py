@@ -335,7 +335,8 @@ def export(
     from triptych.terminal import Terminal
 
     target = None if push is None else check_push(push)
-    run_export(folder, to, Terminal(), ExportOptions(dtype, samples, check, target))
+    proof = run_export(folder, to, Terminal(), ExportOptions(dtype, samples, check, target))
+    print("\n\n".join(proof.commands))
 
 
 @app.command(epilog=_example("chat"))

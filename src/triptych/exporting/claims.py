@@ -121,13 +121,17 @@ class Proof:
     prompt: str | None = None
     answer: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
+    """What serves the export, and chats with it; not written down"""
 
     @property
     def holds(self) -> bool:
         return all(step.holds for step in self.steps)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"holds": self.holds, **asdict(self)}
+        found = {"holds": self.holds, **asdict(self)}
+        del found["commands"]
+        return found
 
 
 def check_names(base: Path, exported: Path, model: PreTrainedModel) -> str:

@@ -12,12 +12,13 @@ import torch
 from transformers import PreTrainedModel
 
 from triptych.errors import ConfigError, ModelError
-from triptych.exporting import claims, serving
+from triptych.exporting import claims
 from triptych.exporting.claims import PROOF, Expected, Proof, ProofError, Step
 from triptych.exporting.generation import write_generation
 from triptych.exporting.hub import HubTarget, push_folder
 from triptych.exporting.model_card import CARD, write_card
 from triptych.exporting.proof_samples import ProofSamples, roomy_device
+from triptych.exporting.serving.kit import FOLDER, commands, fill_kit, kit_facts, write_kit
 from triptych.exporting.trained_run import RUN_FILE, TrainedRun, open_run
 from triptych.family.family import read_model_files
 from triptych.family.folders import ADAPTER_CONFIG
@@ -76,10 +77,13 @@ def export(folder: Path, out: Path, reporter: Reporter, options: ExportOptions |
     if not result.holds:
         failed = result.steps[-1]
         raise ProofError(f"{out} is not proved: {failed.claim}: {failed.found}")
+    facts = kit_facts(run, out)
     if not options.check:
         name = str(out) if options.push is None else options.push.name
-        write_card(out / CARD, name, run, result, run_needs(run))
-    _show_serving(str(out), run, reporter)
+        write_kit(out, fill_kit(facts))
+        write_card(out / CARD, name, run, result, facts)
+        reporter.line(f"scripts, a client and recipes that serve it: {out / FOLDER}")
+    result.commands = commands(str(out), facts)
     if options.push is not None:
         reporter.line(push_folder(options.push, out))
     return result
@@ -226,24 +230,6 @@ def _show(result: Proof, reporter: Reporter) -> None:
         reporter.table("Against the base", columns, rows)
     steps = [(step.claim, "yes" if step.holds else "NO", step.found) for step in result.steps]
     reporter.table(f"Proof, {result.dtype}", ("claim", "holds", "found"), steps, sentences=True)
-
-
-def _show_serving(target: str, run: TrainedRun, reporter: Reporter) -> None:
-    wanted = run_needs(run)
-    lines = [serving.vllm(target, wanted), serving.transformers(target), serving.chat(target, wanted)]
-    reporter.line("\n".join(["Serve it:", *lines]))
-
-
-def run_needs(run: TrainedRun) -> serving.ServingNeeds:
-    """What the samples of a run ask of a server."""
-    return serving.demands(
-        run.corpora.values(),
-        run.files.template(),
-        run.geometry.for_servers(),
-        run.files.shapes.language.positions,
-        new_tokens=run.settings.eval.max_new_tokens,
-        shrunk=run.shrunk,
-    )
 
 
 def _versions() -> dict[str, str]:

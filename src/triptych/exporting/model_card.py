@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined
 
-from triptych.exporting import generation, serving
+from triptych.exporting import generation
 from triptych.exporting.claims import Proof
+from triptych.exporting.serving.kit import KitFacts, commands
+from triptych.exporting.serving.notes import adapter_note, image_notes, notes, source_notes
+from triptych.exporting.templates import fill
 from triptych.exporting.trained_run import TrainedRun
 from triptych.family.selectors import PARTS
 from triptych.run import run_file
@@ -20,7 +21,7 @@ from triptych.run.settings import RunSettings
 CARD = "README.md"
 
 
-def write_card(path: Path, target: str, run: TrainedRun, proof: Proof, wanted: serving.ServingNeeds) -> None:
+def write_card(path: Path, target: str, run: TrainedRun, proof: Proof, facts: KitFacts) -> None:
     """Write the card.
 
     Args:
@@ -28,41 +29,36 @@ def write_card(path: Path, target: str, run: TrainedRun, proof: Proof, wanted: s
         target: folder or hub name, as serving commands name it.
         run: what was exported.
         proof: what was found about it.
-        wanted: what the run's samples ask of a server.
+        facts: what a server must be told.
     """
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    template = environment.from_string(
-        files("triptych").joinpath("assets/model_card.md.j2").read_text(encoding="utf-8")
-    )
     output = run.folder.parent
-    text = template.render(
-        front=yaml.safe_dump(front_matter(run.settings, run.files.family.name), sort_keys=False).strip(),
-        title=target.rstrip("/").rpartition("/")[2],
-        target=target,
-        family=run.files.family.name,
-        settings=run.settings,
-        base=run.settings.model.path,
-        base_is_local=Path(run.settings.model.path).is_dir(),
-        method=method(run.settings),
-        trained=[part for part in PARTS if part not in run.settings.model.freeze],
-        splits=[(split, _data(corpus)) for split, corpus in run.corpora.items()],
-        geometry=run.geometry,
-        steps=_steps(run.folder),
-        scores=_scores(output, run.folder.name, Path(run.settings.model.path).name),
-        proof=proof,
-        wanted=wanted,
-        commands=[serving.vllm(target, wanted), serving.transformers(target)],
-        notes=[
+    values = {
+        "front": yaml.safe_dump(front_matter(run.settings, run.files.family.name), sort_keys=False).strip(),
+        "title": target.rstrip("/").rpartition("/")[2],
+        "target": target,
+        "family": run.files.family.name,
+        "settings": run.settings,
+        "base": run.settings.model.path,
+        "base_is_local": Path(run.settings.model.path).is_dir(),
+        "method": method(run.settings),
+        "trained": [part for part in PARTS if part not in run.settings.model.freeze],
+        "splits": [(split, _data(corpus)) for split, corpus in run.corpora.items()],
+        "geometry": run.geometry,
+        "steps": _steps(run.folder),
+        "scores": _scores(output, run.folder.name, Path(run.settings.model.path).name),
+        "proof": proof,
+        "wanted": facts.wanted,
+        "commands": commands(target, facts)[:-1],
+        "notes": [
             generation.note(run.base),
-            *serving.notes(wanted, run.geometry),
-            *serving.source_notes(run.settings.sources("train"), run.geometry),
-            *serving.image_notes(run.corpora.values()),
+            *notes(facts.wanted, run.geometry),
+            *adapter_note(facts.adapters),
+            *source_notes(run.settings.sources("train"), run.geometry),
+            *image_notes(run.corpora.values()),
         ],
-        run_file=run_file.to_yaml(run.settings).strip(),
-    )
-    path.write_text(text, encoding="utf-8")
+        "run_file": run_file.to_yaml(run.settings).strip(),
+    }
+    path.write_text(fill("model_card.md.j2", values), encoding="utf-8")
 
 
 def front_matter(settings: RunSettings, family: str) -> dict[str, Any]:
