@@ -253,9 +253,14 @@ def test_other_families_are_exported_alike(family: str, tmp_path: Path) -> None:
 
 def test_an_untouched_export_passes_the_check_and_stays_as_it_is(exported: dict[str, Exported]) -> None:
     item = exported["lora"]
-    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in item.out.iterdir()}
+
+    def content() -> dict[Path, tuple[bytes, int]]:
+        found = (path for path in item.out.rglob("*") if path.is_file())
+        return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
+
+    before = content()
     check(item, item.out)
-    assert before == {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in item.out.iterdir()}
+    assert before == content()
 
 
 @pytest.mark.parametrize("kind", RUNS)
