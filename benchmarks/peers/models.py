@@ -43,10 +43,11 @@ def write_model(folder: Path, name: str, tokenizer_folder: Path, max_pixels: int
         tokenizer.chat_template = CHAT_TEMPLATE  # as released with Qwen2-VL; the tokenizer alone has a text template
     else:
         tokenizer = make_tiny_tokenizer([" ".join(WORDS)] * 50, SMALL["text"]["vocab_size"])
-    _write(folder, TINY if name == "tiny" else SMALL, tokenizer, max_pixels)
+    write_folder(folder, TINY if name == "tiny" else SMALL, tokenizer, max_pixels)
 
 
-def _write(folder: Path, sizes: dict[str, Any], tokenizer: PreTrainedTokenizerBase, max_pixels: int) -> None:
+def write_folder(folder: Path, sizes: dict[str, Any], tokenizer: PreTrainedTokenizerBase, max_pixels: int) -> None:
+    """Write a model of these sizes as a plain folder, with its processor and the chat template of Qwen2-VL."""
     ids: dict[str, int] = tokenizer.get_vocab()
     torch.manual_seed(0)
     model = make_model(sizes, ids)
