@@ -16,9 +16,11 @@ PEERS: dict[str, tuple[str, ...]] = {
 NEEDED = ("peft", "pillow", "datasets", "qwen-vl-utils")
 """What not all of them bring; ms-swift decodes images with the last one."""
 
+# Of two distributions of one name, the first on the path is what is imported.
 VERSIONS = """
 from importlib.metadata import distributions
-print(*{f"{each.name.lower().replace('_', '-')}=={each.version}" for each in distributions()})
+found = {each.name.lower().replace("_", "-"): each.version for each in reversed(list(distributions()))}
+print(*(f"{name}=={version}" for name, version in found.items()))
 """
 
 
