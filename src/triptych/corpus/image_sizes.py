@@ -226,20 +226,22 @@ def missing_hints(index: Index, sizes: Sizes) -> list[str]:
             [name for name, _ in spread], [path for path in known if not storage.is_remote(path)]
         )
         if place is not None:
-            hints.append(_hint(place, folder, len(found), found[0][0]))
+            hints.append(_hint(place, folder, len(found)))
     return hints
 
 
-def _hint(place: near_names.Place, folder: str, count: int, name: str) -> str:
+def _hint(place: near_names.Place, folder: str, count: int) -> str:
     there, here = _shown(place.folder), _shown(folder) if folder.endswith("/") else "where the data says"
     images = f"{count:,} image{'s' * (count != 1)} missing"
-    if not place.removed:
+    name = place.example
+    if not place.removed and not name.startswith("/"):
         return (
             f"{images} under {here}; the same names exist in {there}: try --media-dir {shlex.quote(there)} "
             "(in a run file: media_dir of the source)"
         )
     parts = [part for part in name.replace("\\", "/").split("/") if part]
-    extra = ("/" if name.startswith("/") else "") + "/".join(parts[: place.removed]) + "/"
+    extra = "".join(f"{part}/" for part in parts[: place.removed])
+    extra = f"/{extra}" if name.startswith("/") else extra
     return (
         f"{images} under {here}; names such as {name!r} exist in {there} without {extra!r} in front: remove that from "
         f"the names, and use --media-dir {shlex.quote(there)} (in a run file: media_dir of the source)"

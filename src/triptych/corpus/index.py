@@ -33,7 +33,7 @@ from triptych.sources import readers, storage
 from triptych.sources.records import ImageLimits, Source
 from triptych.text.template import Template
 
-FORMAT = 15
+FORMAT = 16
 """Raised when the columns or the meaning of one change: older indexes are then built again."""
 
 

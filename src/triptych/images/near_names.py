@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-_SEVERAL = re.compile(r"[,;|]\s*")
+_SEVERAL = re.compile(r"[,;|\n]\s*")
 _ENDING = re.compile(r"\.(?:jpe?g|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+_QUOTES = "'\"`“”‘’«»"
 TRIED = 20
 """Names that a folder is judged by."""
 MOST_FOLDERS = 500
@@ -55,6 +57,11 @@ def _rewritten(path: str) -> Iterator[tuple[str, str]]:
     yield urllib.parse.quote(path), "the name on disk is percent-encoded; write it so, or rename the file"
     yield path.replace("\\", "/"), "the path has backslashes; write /"
     yield path.strip(), "the path has white space at its end"
+    plain = _INVISIBLE.sub("", path)
+    yield plain, "the path has characters that nobody sees, such as U+200B; remove them"
+    bare = "/".join(part.strip().strip(_QUOTES) for part in plain.split("/"))
+    yield bare, "the path has white space or quotation marks around a name; remove them"
+    yield bare.rstrip("/"), "the path ends with /; remove it"
 
 
 def _difference(path: str, found: str) -> str:
@@ -70,12 +77,19 @@ def _difference(path: str, found: str) -> str:
     return "the path differs in case, ending, escapes or Unicode form"
 
 
+def names_several(path: str) -> bool:
+    """Whether a text looks like the names of several images, written with commas or line breaks between them."""
+    return len(path) < 10_000 and len([piece for piece in _SEVERAL.split(path) if _ENDING.search(piece.strip())]) > 1
+
+
 def tell_tale(path: str) -> str | None:
     """What is odd about a path that no file is near, None if nothing is."""
-    if re.search(r"(^|/)b(['\"])[A-Za-z0-9+/=]{20,}\2$", path):
+    if re.search(r"(^|/)(?:image/\w+;)?base64,", path):
+        return "base64 text needs data:image/png;base64, in front"
+    if re.search(r"(^|/)b(['\"])(?:[A-Za-z0-9+/=]{20,}\2$|\\x89PNG|\\xff\\xd8|GIF8|RIFF)", path):
         return "it is Python's way to print bytes; write data:image/png;base64, and the base64 text"
     name = path.rpartition("/")[2]
-    if len([piece for piece in _SEVERAL.split(name) if _ENDING.search(piece)]) > 1:
+    if names_several(path):
         return "it looks like several names in one text; write them as a list"
     if name.startswith("array(["):
         return "it is NumPy's way to print a list; write a list of names"
@@ -134,6 +148,8 @@ class Place:
     folder: str
     removed: int
     """Leading folders of the names that are not there."""
+    example: str
+    """One of the names that was found."""
 
 
 def place_of(names: Sequence[str], known: Iterable[str]) -> Place | None:
@@ -143,7 +159,7 @@ def place_of(names: Sequence[str], known: Iterable[str]) -> Place | None:
         names: of missing files, as the data writes them.
         known: folders to look around: the working folder, then those of the data.
     """
-    tried = [[part for part in name.replace("\\", "/").split("/") if part] for name in names[:TRIED]]
+    tried = [_parts(name) for name in names[:TRIED]]
     tried = [parts for parts in tried if parts and not any("\0" in part for part in parts)]
     folders = list(_around(known))
     for removed in range(max(map(len, tried), default=0)):
@@ -153,8 +169,21 @@ def place_of(names: Sequence[str], known: Iterable[str]) -> Place | None:
         hits = {folder: sum(os.path.isfile(os.path.join(folder, name)) for name in shown) for folder in folders}
         best = max(folders, key=hits.__getitem__, default=None)
         if best is not None and hits[best] * 2 >= len(tried):
-            return Place(best, removed)
+            return Place(best, removed, _example(best, removed, names))
     return None
+
+
+def _example(folder: str, removed: int, names: Sequence[str]) -> str:
+    """The first of the names that is found in a folder."""
+    for name in names[:TRIED]:
+        parts = _parts(name)
+        if len(parts) > removed and os.path.isfile(os.path.join(folder, *parts[removed:])):
+            return name
+    return names[0]
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in name.replace("\\", "/").split("/") if part]
 
 
 def _around(known: Iterable[str]) -> Iterator[str]:

@@ -47,7 +47,7 @@ _WHICH_WORDS = _set("id idx index no nr num number position pos order ref refere
 _HASH_WORDS = _set("hash phash dhash sha md crc digest checksum fingerprint uuid guid embedding embeddings vector")
 _WHETHER_WORDS = _set("has is num n with no use needs count")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
-_EMPTY_TEXTS = frozenset(("", "[]", "{}", "null", "[null]", "none", "[none]", '""', '[""]'))
+_EMPTY_TEXTS = frozenset(("", "[]", "{}", "null", "[null]", "none", "[none]", "nan", "[nan]", '""', '[""]'))
 _OPENING = ("[", "{", "(")
 _LOOKED_AT = 64
 """Items of a long list that are looked at."""
@@ -189,14 +189,15 @@ def is_reference(text: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _words(key: str) -> tuple[str, ...]:
+def words_of(key: str) -> tuple[str, ...]:
+    """The words of a key, in lower case: ``useForTraining`` is use, for, training."""
     return tuple(word.lower() for word in _WORD.findall(key[:200]))
 
 
 @lru_cache(maxsize=4096)
 def names_images(key: str) -> bool:
     """Whether a key says that it holds images: ``imgs``, ``leftImage``, ``image_2``; not ``image_id``."""
-    words = [word for word in _words(key) if not word.isdigit()]
+    words = [word for word in words_of(key) if not word.isdigit()]
     if not _IMAGE_WORDS.intersection(words) or words[0] in _WHETHER_WORDS:
         return False
     return words[-1] not in _ABOUT_WORDS
@@ -204,26 +205,26 @@ def names_images(key: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _is_about(key: str) -> bool:
-    words = [word for word in _words(key) if not word.isdigit()]
+    words = [word for word in words_of(key) if not word.isdigit()]
     return bool(words) and words[-1] in _ABOUT_WORDS
 
 
 @lru_cache(maxsize=4096)
 def says_which(key: str) -> bool:
     """Whether a key says which of several things is meant: ``image_id``, ``position``."""
-    return bool(_WHICH_WORDS.intersection(_words(key)))
+    return bool(_WHICH_WORDS.intersection(words_of(key)))
 
 
 @lru_cache(maxsize=4096)
 def _is_hash(key: str) -> bool:
     """Whether bytes under a key are short and say something about the record, as ``image_sha256`` does."""
-    words = [word for word in _words(key) if not word.isdigit()]
+    words = [word for word in words_of(key) if not word.isdigit()]
     return bool(words) and words[-1] in _HASH_WORDS
 
 
 @lru_cache(maxsize=4096)
 def _has_image_word(key: str) -> bool:
-    return bool(_IMAGE_WORDS.intersection(_words(key)))
+    return bool(_IMAGE_WORDS.intersection(words_of(key)))
 
 
 def holds_images(key: str, value: Any, known: Collection[str]) -> bool:
@@ -289,7 +290,7 @@ def _may_be_name(key: str, text: str) -> bool:
     """Whether a string under a key of images, without the ending of one, may still name one."""
     if is_empty(text) or text.lower() in ("true", "false", "yes", "no", "unknown", "n/a") or " " in text.strip():
         return False
-    return len(text) >= 4 or bool(_PLACE_WORDS.intersection(_words(key)))
+    return len(text) >= 4 or bool(_PLACE_WORDS.intersection(words_of(key)))
 
 
 def _are_pixels(value: Any) -> bool:

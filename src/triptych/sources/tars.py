@@ -24,6 +24,7 @@ import orjson
 from triptych.errors import Origin, Problem
 from triptych.sources import members, storage
 from triptych.sources.records import Elements, ImageRef, Record, Shard, json_type
+from triptych.sources.text_files.other_content import HEAD, what_it_holds
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 RECORD_ENDING = "json"
@@ -57,6 +58,8 @@ def read(shard: Shard) -> Elements:
     """
     with storage.open_binary(shard.path) as file:
         places, defect = _walk(file)
+        file.seek(0)
+        held = what_it_holds(file.read(HEAD)) if not places else None
         records: list[Record | Problem] = []
         groups = groupby(places, key=lambda item: _split(item[0])[0])
         for number, (key, group) in enumerate(groups, 1):
@@ -64,7 +67,8 @@ def read(shard: Shard) -> Elements:
     count = len(records)
     if defect is not None:
         lost = f"what stands after {places[-1][0] if places else 'its start'!r} is lost"
-        records.append(Problem("bad-shape", Origin(shard.path, 0), f"damaged tar file: {defect}; {lost}"))
+        said = f"no tar file: it is {held}" if held is not None else f"damaged tar file: {defect}; {lost}"
+        records.append(Problem("bad-shape", Origin(shard.path, 0), said))
     return Elements(records, count)
 
 

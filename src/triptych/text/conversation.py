@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from triptych.errors import Origin, Problem, SampleError
+from triptych.images.near_names import names_several
 from triptych.sources import storage
 from triptych.sources.records import ImageRef, Record, Source, json_type
 from triptych.sources.references import is_empty
@@ -293,7 +294,7 @@ class _RecordReader(TurnReader):
                 self.fail("bad-shape", "images are named both in the content and in `images`; keep one of the two")
             return inline
         elif bare != len(listed):
-            self._mismatch(turns, bare, len(listed))
+            self._mismatch(turns, bare, listed)
         elif self.pad is not None and not self.slots:
             number, token = self.pad
             message = (
@@ -307,6 +308,14 @@ class _RecordReader(TurnReader):
         return [slot if isinstance(slot, ImageRef) else next(rest, slot) for slot in self.slots]  # type: ignore[misc]
 
     def _in_front(self, turns: list[Turn], listed: list[ImageRef]) -> list[ImageRef]:
+        other = self._other_mark(turns)
+        if other is not None and self.source.marks == "auto" and self._times(other, turns) == len(listed):
+            message = (
+                f"{other} stands in the text as often as there are images; if it is their mark, write "
+                f"`mark: \"{other}\"` in the source (or give --mark '{other}'); if it is text, `marks: first`"
+            )
+            self.fail("marker-count", message)
+            return []
         for number, turn in enumerate(turns):
             if turn.role == "user":
                 turns[number] = replace(turn, parts=(*range(len(listed)), *turn.parts))
@@ -332,17 +341,26 @@ class _RecordReader(TurnReader):
             self.fail("marker-count", f"no mark or part takes image {unused[0] + start}, counted from {start}")
         return [] if self.problems else [listed[place] for place in places]
 
-    def _mismatch(self, turns: list[Turn], marks: int, images: int) -> None:
-        message = mismatch(marks, images, self.source.mark)
+    def _mismatch(self, turns: list[Turn], marks: int, listed: list[ImageRef]) -> None:
+        message = mismatch(marks, len(listed), self.source.mark)
+        other = self._other_mark(turns)
+        if other is not None:
+            message += f'; if {other} in the text stands for an image, write `mark: "{other}"` in the source'
+        elif not listed and self.naming.image_keys(self.data) != ["images"]:
+            message += f"; `columns` reads images from {self.source.columns['images']}"
+        elif several := next((ref.source for ref in listed if names_several(ref.source)), None):
+            message += f"; {several[:80]!r} looks like several names in one text: write them as a list"
+        self.fail("marker-count", message)
+
+    def _other_mark(self, turns: list[Turn]) -> str | None:
+        """What in the texts may be the mark of another tool."""
         texts = (
             part for turn in turns for part in turn.parts if isinstance(part, str) and ("<" in part or "[" in part)
         )
-        other = next((found for text in texts if (found := unread.looks_like_mark(text))), None)
-        if other is not None:
-            message += f'; if {other} in the text stands for an image, write `mark: "{other}"` in the source'
-        elif images == 0 and self.naming.image_keys(self.data) != ["images"]:
-            message += f"; `columns` reads images from {self.source.columns['images']}"
-        self.fail("marker-count", message)
+        return next((found for text in texts if (found := unread.looks_like_mark(text))), None)
+
+    def _times(self, mark: str, turns: list[Turn]) -> int:
+        return sum(part.count(mark) for turn in turns for part in turn.parts if isinstance(part, str))
 
 
 def _names(refs: Iterable[ImageRef]) -> list[str]:

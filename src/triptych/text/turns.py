@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from triptych.errors import Code, Origin, Problem
 from triptych.sources.records import ImageLimits, ImageRef, Source, json_type
-from triptych.sources.references import NotAnImage, is_blank, read_images
+from triptych.sources.references import NotAnImage, is_blank, is_empty, read_images
 from triptych.text import unread
 from triptych.text.boxes import Objects
 from triptych.text.shapes.found import ShapeError
-from triptych.text.shapes.parts import Slot, part_limits, read_part
+from triptych.text.shapes.parts import Slot, part_limits, read_part, written_parts
 from triptych.text.weights import SAMPLE_KEYS, TURN_KEYS, loss_weight
 
 MARK = "<image>"
@@ -117,7 +117,7 @@ class TurnReader:
         self.slots: list[Slot] = []
         """Which image each place takes, in reading order."""
         self.pad: tuple[int, str] | None = None
-        """The first turn that types a token of an image, and the token."""
+        """The first turn that types what may stand for an image, and what it types."""
         self.limits: dict[int, ImageLimits] = {}
         """What is asked of the image of a slot"""
         self.objects: Objects | None = None
@@ -139,7 +139,10 @@ class TurnReader:
             return []
 
     def turn(self, message: Any, number: int) -> Turn | None:
+        """One turn; None, and a problem, for what is none, and None for one that holds nothing, as tables pad lists."""
         if not isinstance(message, Mapping):
+            if message is None:
+                return None
             self.fail("bad-shape", f"a turn is an object, this is {json_type(message)}", turn=number)
             return None
         known = len(self.problems)
@@ -149,6 +152,8 @@ class TurnReader:
         else:
             name, role_key = self._one_of(message, self.naming.role_keys, number)
             content, content_key = self._one_of(message, self.naming.content_keys, number)
+        if not name and is_empty(message):
+            return None
         role = self.naming.role(name)
         if role is None and len(self.problems) == known:
             self.fail("bad-shape", self._no_role(name, role_key, message), turn=number)
@@ -191,6 +196,9 @@ class TurnReader:
             return f"`{key}` is {name!r}: tool calls are not supported; write them into the text of user and assistant"
         known = ", ".join(self.naming.roles)
         if name is None:
+            if len(message) == 1 and self.naming.role(next(iter(message))) is not None:
+                speaker = next(iter(message))
+                return f'a turn is {{"role": {speaker!r}, "content": ...}}, this is {{{speaker!r}: ...}}; write it so'
             keys = ", ".join(f"`{str(item)[:40]}`" for item in list(message)[:10])
             return (
                 f"no `{key}`; the turn's keys are {keys or 'none'}: name them with `tags: {{role: ..., content: ...}}`"
@@ -228,7 +236,9 @@ class TurnReader:
 
     def _parts(self, content: Any, key: str, number: int, *, answer: bool) -> list[str | int] | None:
         if isinstance(content, str):
-            return self.split(content, number, answer=answer)
+            if content[:1] != "[" or (written := written_parts(content, answer=answer)) is None:
+                return self.split(content, number, answer=answer)
+            content = written
         if isinstance(content, list):
             return self._listed_parts(content, number, answer=answer)
         advice = "; write [...] around it" if isinstance(content, Mapping) else ""
@@ -290,7 +300,7 @@ class TurnReader:
         if text[done:]:
             parts.append(text[done:])
         self._check_text(text[done:], number, answer=answer, literal=False)
-        if self.pad is None and (token := unread.pad_token(text)):
+        if self.pad is None and (token := unread.lone_mark(text, answer=answer)):
             self.pad = number, token
 
     def _check_text(self, text: str, number: int, *, answer: bool, literal: bool) -> None:
@@ -337,6 +347,8 @@ class TurnReader:
 def mismatch(marks: int, images: int, mark: str) -> str:
     """That marks and images are not as many, and what to do."""
     found = f"{count(marks, f'{mark} mark')} but {count(images, 'image')}"
+    if not images:
+        return f"{found}; list each image under `images`, or remove the mark; in a text part it is plain text"
     if not marks:
         advice = "write a mark where each image belongs, or `marks: auto` in the source (or give --marks auto)"
         return f"{found}; {advice}: all in front"

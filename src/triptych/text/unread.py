@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
-from triptych.sources.references import holds_images, is_empty, is_reference
+from triptych.sources.references import holds_images, is_empty, is_reference, words_of
 
 _MEDIA = "is not supported: Triptych trains on text and images"
 _TOOLS = "is not supported: tool calls are not rendered; write them into the text of the turns"
@@ -27,7 +28,13 @@ _FILLED: dict[str, str] = {
         ),
         _PREFERENCE,
     ),
-    **dict.fromkeys(("reasoning_content", "reasoning", "thinking", "thinking_content"), _THINKING),
+    **dict.fromkeys(
+        (
+            *("reasoning_content", "reasoning", "reasoning_details", "reasoning_text", "thinking", "thinking_content"),
+            *("think", "thought", "thoughts", "cot", "chain_of_thought"),
+        ),
+        _THINKING,
+    ),
     **dict.fromkeys(("chat_template_kwargs", "template_kwargs"), _KWARGS),
 }
 """Keys whose content changes the sample, whatever it is."""
@@ -39,9 +46,17 @@ _LEFT_OUT: dict[str, bool] = {
     **dict.fromkeys(("train_on", "supervised", "is_supervised", "learn", "learnable", "compute_loss"), False),
     **dict.fromkeys(("calculate_loss", "include_loss", "use_loss", "is_trainable", "for_training"), False),
     **dict.fromkeys(("masked", "is_masked", "no_loss", "mask_loss", "ignore_loss", "no_train"), True),
-    **dict.fromkeys(("ignore", "ignored", "skip", "skipped", "exclude", "excluded"), True),
+    **dict.fromkeys(("include", "included", "keep", "is_target"), False),
+    **dict.fromkeys(("ignore", "ignored", "skip", "skipped", "exclude", "excluded", "masking"), True),
+    **dict.fromkeys(("omit", "omitted", "drop", "dropped", "discard", "discarded"), True),
 }
 """Keys that leave a turn or record out of training, by the truth that does."""
+_LEARNED = frozenset(
+    ["train", "training", "trained", "trainable", "learn", "learned", "supervise", "supervised", "supervision", "loss"]
+)
+_NEGATED = frozenset(["no", "not", "non", "without", "skip", "ignore", "exclude", "mask", "masked", "masking", "drop"])
+"""Words of other keys that may say whether something is learned: ``use_for_training``, ``exclude_from_loss``."""
+_AS_TEXT: dict[bool | None, str] = {True: "true", False: "false"}
 _NEVER_NEUTRAL = ("mask", "label_mask")
 _PART_NUMBERS = dict.fromkeys(
     (
@@ -51,6 +66,12 @@ _PART_NUMBERS = dict.fromkeys(
     ),
     _SIZES,
 )
+_OTHER_IMAGE = "would make it another image; save that image as a file of its own and name it"
+_PART_CHANGES = dict.fromkeys(
+    (*("crop", "crop_box", "crop_bbox", "crop_region", "roi", "rotate", "rotation", "flip", "mirror"),),
+    _OTHER_IMAGE,
+)
+"""Keys of a part that ask for a piece or a turned form of its image."""
 _TAG_OF_IMAGE = re.compile(r"<img>\s*(.*?)\s*</img>", re.IGNORECASE | re.DOTALL)
 _MARKDOWN = re.compile(r"!\[[^\]\n]*\]\(\s*<?([^)\s>]+)>?[^)\n]*\)")
 _FOREIGN = re.compile(
@@ -65,6 +86,13 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 """Marks that name the file."""
+_CLOSED = re.compile(r"([^<>\n]+)</(?:image|img)[\w-]*>", re.IGNORECASE)
+"""What follows a mark that names the file between two tags."""
+_LONE = re.compile(
+    r"<\|\s*images?\s*\|>|<\s*images?\s*/>|<images?\s+>|<\s+images?\s*>|<images>|<Image>"
+    r"|<image[ _-]?(?:token|path|file|name|url)s?>|<image\s+(?:src|path|file|name|url)\s*=[^<>]*>"
+)
+"""Marks that are plain text beside images, and stand for a lost one where there is none."""
 _PADS = re.compile(r"<\|(?:image_pad|video_pad)\|>")
 _HINTS = re.compile(r"<\|image\|>|<Image>|<IMAGE>|<img>|\[IMG\]|\[image\]|<image[ _]?\w*>")
 _MEDIA_TAGS = ("video", "audio")
@@ -88,7 +116,7 @@ def unread_keys(
         if kind is int or kind is float or kind is bool:
             if key in _NUMBERS and (value != 1 or key in _NEVER_NEUTRAL):
                 yield key, f"`{key}` {_NUMBERS[key]}"
-            elif _LEFT_OUT.get(key) is bool(value):
+            elif leaves_out(key) is bool(value) and (kind is bool or key in _LEFT_OUT):
                 yield key, f"`{key}: {str(value).lower()}` {_OUT}"
             elif key == "label" and kind is bool:
                 yield key, f"`label` {_PREFERENCE}"
@@ -96,10 +124,23 @@ def unread_keys(
         if key in _FILLED:
             if not is_empty(value):
                 yield key, f"`{key}` {_FILLED[key]}"
+        elif kind is str and len(value) < 8 and value.strip().lower() == _AS_TEXT.get(leaves_out(key)):
+            yield key, f"`{key}: {value.strip().lower()}` {_OUT}"
         elif key in _NUMBERS and kind is not str and not is_empty(value):
             yield key, f"`{key}` {_NUMBERS[key]}"
         elif holds_images(key, value, known):
             yield key, ""
+
+
+@lru_cache(maxsize=4096)
+def leaves_out(key: str) -> bool | None:
+    """The truth under a key that leaves a turn or record out of training; None if neither does."""
+    if key in _LEFT_OUT:
+        return _LEFT_OUT[key]
+    words = words_of(key)
+    if _LEARNED.isdisjoint(words):
+        return None
+    return not _NEGATED.isdisjoint(words)
 
 
 def unread_part_keys(part: Mapping[str, Any], read: Collection[str], ignored: Collection[str]) -> Iterator[str]:
@@ -109,6 +150,9 @@ def unread_part_keys(part: Mapping[str, Any], read: Collection[str], ignored: Co
             continue
         if key in _PART_NUMBERS:
             yield f"`{key}` {_PART_NUMBERS[key]}"
+        elif key in _PART_CHANGES:
+            if value is not False and value != 0:
+                yield f"`{key}` {_PART_CHANGES[key]}"
         elif key == "detail":
             if value == "low":
                 yield f"`detail: low` {_SIZES}"
@@ -147,22 +191,27 @@ def foreign_mark(text: str, *, answer: bool, literal: bool = False) -> str | Non
         for found in _NAMED.finditer(text):
             if any(name is not None and is_reference(name.strip()) for name in found.groups()):
                 return found[0]
+        closed = _CLOSED.match(text)
+        if closed is not None and is_reference(closed[1].strip()):
+            return f"<image>{closed[0]}"
     for found in _MARKDOWN.finditer(text):
         if is_reference(found[1]) and not (answer and found[1].startswith(("http://", "https://"))):
             return found[0]
     return None
 
 
-def pad_token(text: str) -> str | None:
-    """A token of the model's own that stands for an image, typed in a text."""
-    found = _PADS.search(text)
+def lone_mark(text: str, *, answer: bool) -> str | None:
+    """What is typed in a text and stands for an image where a record has none: a token of the model's own, another mark
+    in what the user says.
+    """
+    found = _PADS.search(text) or (None if answer else _LONE.search(text))
     return found[0] if found else None
 
 
 def looks_like_mark(text: str) -> str | None:
     """What may be another mark, for the message of a record whose marks and images do not agree."""
-    found = _FOREIGN.search(text) or _PADS.search(text) or _HINTS.search(text)
-    return found[0] if found else None
+    found = _FOREIGN.search(text) or _PADS.search(text) or _LONE.search(text) or _HINTS.search(text)
+    return found[0] if found and "=" not in found[0] else None  # one that names a file is no mark
 
 
 def advice_on_images(lost: list[str], read: list[str]) -> str:
@@ -192,7 +241,7 @@ def advice_on_mark(mark: str, *, literal: bool) -> str:
         return f"{found}: write the box or name in its place as the model writes it, or list it under `objects`"
     if name in _MEDIA_TAGS:
         return f"{found}: {name} {_MEDIA}; as a text part of the content it is plain text"
-    if mark.startswith("![") or _NAMED.search(mark):
+    if mark.startswith("![") or _NAMED.search(mark) or _CLOSED.search(mark):
         return f"{found}; write <image> in its place and list the file under `images`"
     general = re.sub(r"\d+", "{n}", mark, count=1)
     advice = f"write `mark: \"{general}\"` in the source (or give --mark '{general}')"

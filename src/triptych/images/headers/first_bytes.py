@@ -6,6 +6,8 @@ import base64
 import re
 import urllib.parse
 
+from triptych.sources.text_files.other_content import POINTERS
+
 INLINE = "data:"
 """Begins a data URI."""
 
@@ -54,8 +56,7 @@ def decode_data_uri(uri: str) -> bytes:
 
 
 _STARTS: tuple[tuple[bytes, str], ...] = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run `git lfs pull` where it was cloned"),
-    (b"/annex/objects/", "a git-annex pointer, not the file itself; run `git annex get`"),
+    *POINTERS,
     (b"%PDF-", "a PDF; render its pages as images: pdftoppm -r 150 -png FILE.pdf page"),
     (b"%!PS", "a PostScript file; render it as PNG"),
     (b"PK\x03\x04", "a ZIP archive or an Office document; unpack it, or export its pages as images"),

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from triptych.errors import ConfigError
 from triptych.sources import storage
 from triptych.sources.table_files.types import is_image
+from triptych.sources.text_files.other_content import HEAD, what_it_holds
 
 OPEN_GROUPS = 2
 """Row groups of Parquet images that a process keeps; rows of a shuffled epoch rarely share one."""
@@ -27,7 +28,15 @@ def parquet(path: str) -> Any:
     try:
         return pq.ParquetFile(storage.open_binary(path) if storage.is_remote(path) else path)
     except pa.ArrowInvalid as error:
-        raise ConfigError(f"{path!r} is not a Parquet file, or damaged: {error}") from error
+        raise _none(path, "a Parquet", error, (b"PAR1",)) from error
+
+
+def _none(path: str, kind: str, error: pa.ArrowInvalid, starts: tuple[bytes, ...]) -> ConfigError:
+    """That a file is no table, and why: what the library says, or what its first bytes show if it begins otherwise."""
+    with storage.open_binary(path) as file:
+        head = file.read(HEAD)
+    held = None if head.startswith(starts) else what_it_holds(head)
+    return ConfigError(f"{path!r} is not {kind} file, or damaged: {f'it is {held}' if held is not None else error}")
 
 
 def stored_bytes(group: Any) -> int:
@@ -83,7 +92,7 @@ def batches(path: str, _stamp: storage.Stamp | None) -> list[pa.RecordBatch]:
             file = pa.ipc.open_file(source)
             return [file.get_batch(number) for number in range(file.num_record_batches)]
     except pa.ArrowInvalid as error:
-        raise ConfigError(f"{path!r} is not an Arrow file, or damaged: {error}") from error
+        raise _none(path, "an Arrow", error, (b"ARROW1", b"\xff\xff\xff\xff")) from error
 
 
 def arrow_group(path: str, group: int) -> pa.Table:

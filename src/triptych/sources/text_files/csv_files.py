@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from triptych.errors import Origin, Problem
 from triptych.sources import storage
 from triptych.sources.records import Elements, Record, Shard, split_compression
+from triptych.sources.text_files.other_content import what_it_holds
 from triptych.sources.text_files.text import BOM, MAX_RECORD, Text, not_utf8, sniff
 
 SHARD_BYTES = 1 << 18
@@ -41,7 +42,7 @@ def cut(path: str) -> Iterator[Shard]:
         buffer = text.read(HEAD_BYTES).removeprefix(BOM)
         ends = _row_ends(buffer)
         header = buffer[: int(ends[0])] if len(ends) else buffer
-        if (refused := _refused(header, path)) is not None:
+        if (refused := _refused(buffer, header, path)) is not None:
             yield Shard(path, 0, 0, "rows", b"", refused, (storage.stamp(path) or (0, 0))[0])
             return
         buffer, start = buffer[len(header) :], 0
@@ -119,8 +120,10 @@ def _value(cell: str) -> Any:
     return value if holds or (isinstance(value, list) and all(isinstance(item, str) for item in value)) else cell
 
 
-def _refused(header: bytes, path: str) -> str | None:
-    """What is wrong with the header, None if nothing is."""
+def _refused(begin: bytes, header: bytes, path: str) -> str | None:
+    """What is wrong with a file that begins so, or with its header; None if nothing is."""
+    if (held := what_it_holds(begin)) is not None:
+        return f"the file holds no table of text: it is {held}"
     try:
         text = header.decode()
     except UnicodeDecodeError:

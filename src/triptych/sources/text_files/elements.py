@@ -72,8 +72,8 @@ def _no_record(element: Any, origin: Origin) -> Problem:
     return Problem("bad-shape", origin, f"a sample is a JSON object, this is {found}")
 
 
-def reason(error: orjson.JSONDecodeError, text: bytes, path: str) -> str:
-    """Why a text is not valid JSON, and what to do where that is known."""
+def reason(error: orjson.JSONDecodeError, text: bytes, path: str, *, of_array: bool = False) -> str:
+    """Why a text, a line or what stands between two commas of an array, is not valid JSON; and what to do."""
     body = text.strip()
     # The parser's words for bytes that are not UTF-8 speak of surrogates.
     if "UTF-8" in error.msg:
@@ -82,6 +82,8 @@ def reason(error: orjson.JSONDecodeError, text: bytes, path: str) -> str:
         return "half a character, such as half an emoji (\\ud83d without what follows): the text was cut inside of it"
     if body.endswith(b",") and parses(body[:-1]):
         return f"a comma stands after the object: sed 's/,[[:space:]]*$//' {path!r} > NEW"
+    if "after document" in error.msg and of_array:
+        return f"a comma is missing after {body[: error.pos][-40:].decode(errors='replace').strip()!r}"
     if "after document" in error.msg:
         return f"several values on one line; write one on each: jq -c . {path!r} > NEW"
     if re.match(rb"[{\[]\s*[{\[]?\s*'", body):

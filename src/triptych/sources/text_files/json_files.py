@@ -23,6 +23,7 @@ from triptych.sources import storage
 from triptych.sources.records import Elements, Record, Shard
 from triptych.sources.text_files.doubled_keys import DoubledKeyError, may_be_doubled, refuse_doubled
 from triptych.sources.text_files.elements import loads, parses, reason, records_of, wrong_form
+from triptych.sources.text_files.other_content import what_it_holds
 from triptych.sources.text_files.text import BOM, MAX_RECORD, Text, sniff
 
 SHARD_BYTES = 1 << 18
@@ -48,7 +49,8 @@ def cut(path: str) -> Iterator[Shard]:
         head = text.read(HEAD_BYTES)
         begin = head.removeprefix(BOM).lstrip()
         form = begin[:1]
-        if form == b"{" and (refused := wrong_form(begin, path)) is not None:
+        refused = wrong_form(begin, path) if form == b"{" else _no_json(form, head)
+        if refused is not None:
             yield Shard(path, 0, 0, "lines", b"", refused, (storage.stamp(path) or (0, 0))[0])
             return
         if form == b"{" and (whole := _one_object(text, head)) is not None:
@@ -95,6 +97,12 @@ def _one_record(content: bytes, origin: Origin) -> Record | Problem:
     except DoubledKeyError as error:
         return Problem("bad-shape", origin, str(error))
     return Record(value, origin)
+
+
+def _no_json(form: bytes, head: bytes) -> str | None:
+    """What is said of a file that does not begin as JSON does, where its first bytes show what it is."""
+    held = what_it_holds(head) if form != b"[" else None
+    return f"the file holds no JSON: it is {held}" if held is not None else None
 
 
 def _one_object(text: Text, head: bytes) -> bytes | None:
@@ -338,7 +346,11 @@ def _one_by_one(shard: Shard, content: bytes) -> Elements:
         except DoubledKeyError as error:
             records.append(Problem("bad-shape", origin, str(error)))
         except orjson.JSONDecodeError as error:
-            said = reason(error, piece, shard.path) if piece.strip() else "a comma without an element after it"
+            said = (
+                reason(error, piece, shard.path, of_array=True)
+                if piece.strip()
+                else "a comma without an element after it"
+            )
             message = f"not valid JSON: {said} (in the element from byte {shard.start + start:,} of the file)"
             records.append(Problem("bad-shape", origin, message))
     return Elements(records, len(edges) - 1)

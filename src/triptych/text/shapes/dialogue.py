@@ -37,7 +37,10 @@ def find_dialogue(data: Mapping[str, Any], source: Source) -> Dialogue:
         first, turns = found[0]
         for key, other in found[1:]:
             if other != turns:
-                raise ShapeError(f"`{first}` and `{key}` hold different dialogues; keep one of them")
+                raise ShapeError(
+                    f"`{first}` and `{key}` hold dialogues that differ, at least in how they are written; keep one of "
+                    f"them: `ignore: [{key}]` or `ignore: [{first}]` in the source"
+                )
         return Dialogue(flattened(turns, first), {key for key, _ in found})
     return _texts(data, str(columns.get("texts", "texts"))) or pair(data, columns) or _nothing(data, columns)
 
@@ -70,6 +73,8 @@ def _nothing(data: Mapping[str, Any], columns: Mapping[str, Any]) -> Dialogue:
         if not is_blank(data.get(question)) and answer in data:
             raise ShapeError(f"`{question}` has no answer: `{answer}` is empty", "empty-answer")
     advice = _advice_on_pair(data, columns) or "docs/data-format.md shows every shape"
+    if any({role, content} <= data.keys() for role, content in (("role", "content"), ("from", "value"))):
+        advice = 'it is a turn without a record around it; write one object for each dialogue: {"messages": [turns]}'
     for key, value in data.items():
         if isinstance(value, list) and value and isinstance(value[0], Mapping):
             first = value[0]

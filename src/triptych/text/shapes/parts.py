@@ -8,7 +8,15 @@ from typing import Any
 
 from triptych.images.geometry import MAX_ASPECT
 from triptych.sources.records import ImageLimits, ImageRef, json_type
-from triptych.sources.references import INLINE_KEYS, NAME_KEYS, NotAnImage, is_empty, read_images, says_which
+from triptych.sources.references import (
+    INLINE_KEYS,
+    NAME_KEYS,
+    NotAnImage,
+    is_empty,
+    read_images,
+    says_which,
+    written_value,
+)
 from triptych.text.shapes.found import ShapeError
 from triptych.text.unread import unread_part_keys
 
@@ -61,6 +69,31 @@ def read_part(part: Any, ignored: Collection[str]) -> str | list[Slot]:
         for message in unread_part_keys(part, {*read, *sizes, "type", "index"}, ignored):
             raise ShapeError(f"cannot be read whole: {message}")
     return found
+
+
+def written_parts(text: str, *, answer: bool) -> list[Any] | None:
+    """The parts that a content holds as JSON text, as tables keep them; None for a text, also one that is JSON.
+
+    Args:
+        text: the content, which begins with a bracket.
+        answer: whether the model says it: it may be asked for JSON, so that only plain text parts are taken for parts.
+    """
+    if "type" not in text[:2000]:
+        return None
+    parts = written_value(text)
+    if not isinstance(parts, list) or not parts or not all(_is_part(part, answer=answer) for part in parts):
+        return None
+    return parts
+
+
+def _is_part(part: Any, *, answer: bool) -> bool:
+    if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+        return False
+    kind = _plain_kind(part["type"])
+    filled = {key for key in part if not is_empty(part[key])}
+    if kind in _TEXT_TYPES:
+        return filled <= {"type", "text"}
+    return kind in _IMAGE_TYPES and not answer and filled <= {"type", "index", *_PART_IMAGE_KEYS, *LIMIT_KEYS}
 
 
 def _plain_kind(kind: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from triptych.sources.records import json_type
-from triptych.sources.references import is_blank, written_value
+from triptych.sources.references import is_blank, is_empty, written_value
 from triptych.text.shapes.found import ShapeError
 
 _SPEAKERS = (("user", "assistant"), ("human", "gpt"), ("question", "answer"), ("query", "response"))
@@ -37,6 +37,8 @@ def of_pairs(elements: Sequence[Any], key: str) -> list[Any] | None:
     """The turns of ``[{"user", "assistant"}, ...]``; None if the elements are none of these."""
     turns: list[Any] = []
     for number, element in enumerate(elements, 1):
+        if is_empty(element):
+            continue  # a table pads lists
         if not isinstance(element, Mapping):
             return None
         names = next((pair for pair in _SPEAKERS if set(pair) <= element.keys()), None)
@@ -50,4 +52,4 @@ def of_pairs(elements: Sequence[Any], key: str) -> list[Any] | None:
         rest = {name: value for name, value in element.items() if name not in (*names, "system")}
         turns.append({**rest, "role": "user", "content": element[names[0]]})
         turns.append({"role": "assistant", "content": element[names[1]]})
-    return turns
+    return turns or None
