@@ -1,4 +1,4 @@
-"""Write what follows from the code: the JSON Schema of run files and the table of settings."""
+"""Write what follows from the code: the JSON Schema of run files, the table of settings, and LLaMA-Factory's keys."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from triptych.compat.llamafactory.keys.key import Key
+from triptych.compat.llamafactory.keys.table import KEYS
 from triptych.run.settings import RunSettings, json_schema
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -50,9 +52,50 @@ def _plain(value: object) -> object:
     return "..." if isinstance(value, BaseModel) else value
 
 
+FATES = {
+    "becomes": ("What becomes a setting", "becomes"),
+    "passed": ("What transformers is given", "becomes"),
+    "refused": ("What is refused, since it would change what is learned", "why, or what instead"),
+    "stage": ("What belongs to another stage, and is refused", "why"),
+    "dropped": ("What is left out, and said", "why"),
+    "after": ("What another command does", "which"),
+    "unneeded": ("What has no effect here", "why"),
+}
+"""Fate of a key -> heading of its table, and of its second column."""
+
+
+def llamafactory_table() -> str:
+    """Markdown: what every key of a LLaMA-Factory run file becomes; keys that share a sentence share a row."""
+    lines = [
+        "# Every key of a LLaMA-Factory run file",
+        "",
+        "Generated from `src/triptych/compat/llamafactory/keys` by `make docs`. How to move a whole run: see",
+        "[migrating](migrating.md). A default is LLaMA-Factory's; it holds where the file leaves the key out.",
+    ]
+    for fate, (heading, column) in FATES.items():
+        rows: dict[str, list[str]] = {}
+        for name, key in KEYS.items():
+            if key.fate == fate:
+                rows.setdefault(key.text, []).append(_named(name, key))
+        lines += ["", f"## {heading}", "", f"| key, default | {column} |", "|---|---|"]
+        lines += [f"| {', '.join(names)} | {text} |" for text, names in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _named(name: str, key: Key) -> str:
+    if key.default in (None, [], ""):
+        return f"`{name}`"
+    default = str(key.default).lower() if isinstance(key.default, bool) else key.default
+    return f"`{name}: {default}`"
+
+
 def pages() -> dict[Path, str]:
     """File -> content of every generated page."""
-    return {DOCS / "run.schema.json": json_schema(), DOCS / "settings.md": settings_table()}
+    return {
+        DOCS / "run.schema.json": json_schema(),
+        DOCS / "settings.md": settings_table(),
+        DOCS / "llamafactory-keys.md": llamafactory_table(),
+    }
 
 
 if __name__ == "__main__":

@@ -179,7 +179,11 @@ def _note(values: Mapping[str, Any], around: Surroundings, notes: Notes) -> None
     """What is said of any file, and of keys that nothing follows from."""
     notes.differs += [
         f"samples over {values['cutoff_len']:,} tokens: "
-        + ("left out" if _packs(values) else "their images are made smaller; those that still do not fit are errors")
+        + (
+            "left out"
+            if _packs(values)
+            else "their images are made smaller; those that still do not fit are errors, or set data.too_long=cut_text"
+        )
         + "; there the text is cut, even within an image",
         "records that are skipped there with a warning are errors here; data.on_error=skip leaves them out and lists "
         "them",

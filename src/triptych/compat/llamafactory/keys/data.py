@@ -10,9 +10,7 @@ DATA: Rows = {
         "`qwen3_6`. Triptych renders as the model folder's own chat template does",
         kind="text",
     ),
-    "dataset": becomes(
-        "`data.train`: a source for each name, by its entry in dataset_info.json; see below", kind="names"
-    ),
+    "dataset": becomes("`data.train`: a source for each name, by its entry in dataset_info.json", kind="names"),
     "eval_dataset": becomes("`data.eval`, likewise", kind="names"),
     "dataset_dir": becomes(
         "where dataset_info.json and its files are, from the current folder, as there. `ONLINE` and `REMOTE:` are "

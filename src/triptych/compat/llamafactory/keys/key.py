@@ -21,7 +21,7 @@ class Key:
     fate: Fate
     default: Any
     text: str
-    """What it becomes, or why it is refused or left out; a line of docs/migrating.md and of messages."""
+    """What it becomes, or why it is refused or left out; a line of docs/llamafactory-keys.md and of messages."""
     kind: Kind
 
 

@@ -15,6 +15,6 @@ TABLES: dict[str, Rows] = {
     "Training": TRAINER,
     "Answers": GENERATION,
 }
-"""By the headings of docs/migrating.md."""
+"""By the headings of docs/llamafactory-keys.md."""
 
 KEYS: dict[str, Key] = {name: key for rows in TABLES.values() for name, key in rows.items()}
