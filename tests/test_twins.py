@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CHINESE = ".zh-CN.md"
 WAITING = {
-    *("benchmarks", "data-format", "export", "llamafactory-keys"),
+    *("data-format", "export", "llamafactory-keys"),
     *("settings", "training"),
 }
 """Names of the pages whose twin is still to be written, or brought into step."""
