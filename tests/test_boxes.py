@@ -242,4 +242,4 @@ def test_a_tokenizer_that_joins_digits_is_refused_by_name(tmp_path: Path) -> Non
     template.tokenizer.add_tokens([AddedToken("16")])
     refusal = template.refusal(conversation)
     assert refusal is not None
-    assert "joins digits" in refusal
+    assert "joins digits" in refusal[1]

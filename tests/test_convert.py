@@ -94,7 +94,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(model_dir: Path) -> Encoder:
-    files = read_model_files(str(model_dir))
+    return encoder_of(model_dir)
+
+
+@pytest.fixture(scope="module")
+def thinking(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """Of a family whose template renders tools and thoughts, and refuses some orders of turns."""
+    return encoder_of(tiny.write_model(tmp_path_factory.mktemp("model"), family="qwen3_5"))
+
+
+def encoder_of(folder: Path) -> Encoder:
+    files = read_model_files(str(folder))
     return Encoder(files.template(), files.geometry, Budget(), files.text_hash())
 
 
@@ -124,8 +134,11 @@ def read(location: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_record_is_the_same_before_and_after(folder: Path, encoder: Encoder, tmp_path: Path, name: str) -> None:
+def test_a_record_is_the_same_before_and_after(
+    folder: Path, encoder: Encoder, thinking: Encoder, tmp_path: Path, name: str
+) -> None:
     data, source = CASES[name]
+    encoder = thinking if "tools" in data or "reasoning_content" in json.dumps(data) else encoder
     inline = base64.b64encode((folder / "c.png").read_bytes()).decode()
     path, to = folder / "data.jsonl", tmp_path / "out" / "plain.jsonl"
     path.write_text(json.dumps(data).replace("BASE64", inline), encoding="utf-8")
@@ -137,7 +150,7 @@ def test_a_record_is_the_same_before_and_after(folder: Path, encoder: Encoder, t
     assert convert([str(path)], to, source=options, engine=LocalEngine(1)) == 0
     (line,) = to.read_text(encoding="utf-8").splitlines()
     plain = json.loads(line)
-    assert set(plain) <= {"id", "messages", "images", "task", "weight", "objects"}
+    assert set(plain) <= {"id", "messages", "images", "task", "weight", "objects", "tools"}
     assert plain.get("id") == data.get("id")
     keep = {name: value for name, value in source.items() if (name, value) in NEEDED}
     before = load(path, encoder, tmp_path / "cache", **source)

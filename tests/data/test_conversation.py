@@ -184,7 +184,7 @@ def turns(*roles: str) -> dict[str, Any]:
         (openai([{"type": ["text"], "text": "x"}], "y"), "bad-shape", 1),
         (openai([{"type": "image", "image": ""}], "y"), "marker-count", None),
         (openai([{"type": "image_url", "image_url": {}}], "y"), "marker-count", None),
-        ({"messages": [{"role": "tool", "content": "x"}, *openai("x", "y")["messages"]]}, "bad-shape", 1),
+        ({"messages": [{"role": "tool", "content": "x"}, *openai("x", "y")["messages"]]}, "role-order", 1),
         ({"messages": [{"role": ["user"], "content": "x"}]}, "bad-shape", 1),
         ({"messages": [{"content": "x"}]}, "bad-shape", 1),
         (openai("x", "y", images=["a", "b"], videos=["v"]), "bad-shape", None),

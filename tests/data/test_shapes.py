@@ -342,7 +342,7 @@ def test_what_holds_nothing_is_absent(empty: Any) -> None:
         ({"question": "x", "answer": True}, "write the words"),
         ({"question": "x", "answer": ["a", "b"]}, "list of 2"),
         ({"messages": [{"speaker": "U", "text": "hi"}]}, "tags: {role"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "tool calls"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "the answer that called it"),
         (turns([{"kind": "x", "caption": "y"}], "y"), "`kind`, `caption`"),
         (turns([{"type": "video", "video": "a.mp4"}], "y"), "not supported"),
         (turns("x", "y", images=[7]), "this is a number"),

@@ -148,7 +148,7 @@ CHANGES: list[tuple[str, Any]] = [
     ("rejected", [{"role": "assistant", "content": "x"}]),
     ("label", True),
     ("label", False),
-    ("tools", '[{"name": "zoom"}]'),
+    ("tools", '[{"title": "zoom"}]'),
     ("chat_template_kwargs", {"enable_thinking": False}),
     ("loss_scale", -2.0),
     ("weight", [1, 2]),
@@ -172,9 +172,9 @@ def test_what_changes_training_is_refused_in_a_record(key: str, value: Any) -> N
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("tool_calls", [{"function": {"name": "zoom"}}]),
-        ("function_call", {"name": "zoom"}),
-        ("reasoning_content", "Hm."),
+        ("tool_calls", [{"id": "1"}]),
+        ("function_call", {"name": "zoom", "arguments": "half of {"}),
+        ("reasoning_content", ["Hm."]),
         ("thinking", "Hm."),
         ("loss_scale", -2.0),
         ("loss_mask", 0.5),

@@ -65,7 +65,7 @@ CONVERSATIONS: dict[str, Turns] = {
     "newline-ends-answer": [("user", "Which?"), ("assistant", "The first.\n\n")],
     "space-starts-answer": [("user", "Which?"), ("assistant", "  The first.  ")],
     "newlines-inside-answer": [("user", "Which?"), ("assistant", "The\n\nfirst.\n\n\nNo.")],
-    "half-a-mark": [("user", "<image <Image> </image> image> <|image|>"), ("assistant", "<imag e>")],
+    "half-a-mark": [("user", "<image </image> image> <|image_> <imag>"), ("assistant", "<imag e>")],
     "role-names": [("user", "assistant\nuser\nsystem"), ("assistant", "assistant\n")],
     "long": [("user", "Compare the left image with the right one. " * 60 + "<image>"), ("assistant", "yes " * 300)],
 }

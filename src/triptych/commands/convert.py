@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,7 @@ from triptych.sources.references import is_empty
 from triptych.terminal import Terminal
 from triptych.text.boxes import with_marks, written_objects
 from triptych.text.conversation import Conversation, ConversationReader
-from triptych.text.shapes.parts import LIMIT_KEYS
+from triptych.text.shapes.parts import LIMIT_KEYS, joined
 from triptych.text.turns import MARK, Turn
 
 ENDINGS = (".jsonl", ".ndjson")
@@ -222,6 +223,8 @@ def _plain(conversation: Conversation, names: Sequence[str], record: Record, aga
         turns = (_marked(turn, conversation) for turn in conversation.turns)
         limits = [ref.limits for ref in conversation.images]
         plain["messages"] = [_message(turn, limits, as_parts=as_parts) for turn in turns]
+        if conversation.tools:
+            plain["tools"] = [json.loads(tool) for tool in conversation.tools]
         if names:
             plain["images"] = list(names)
         if conversation.task is not None:
@@ -260,6 +263,11 @@ def _message(turn: Turn, limits: Limits, *, as_parts: bool) -> Plain:
             for part in turn.parts
         ]
     message = {"role": turn.role, "content": content}
+    if turn.thought:
+        message["reasoning_content"] = turn.thought
+    if turn.calls:
+        functions = [{"name": call.name, "arguments": json.loads(call.arguments)} for call in turn.calls]
+        message["tool_calls"] = [{"type": "function", "function": function} for function in functions]
     if turn.role != "assistant" or turn.weight == 1:
         return message
     return {**message, "weight": turn.weight} if turn.weight else {**message, "loss": False}
@@ -272,15 +280,7 @@ def _image_part(limits: ImageLimits | None) -> Plain:
 
 def _joined(conversation: Conversation) -> Conversation:
     """A conversation without the names of its images, neighbouring texts of a turn as one."""
-    turns: list[Turn] = []
-    for turn in conversation.turns:
-        parts: list[str | int] = []
-        for part in turn.parts:
-            if parts and isinstance(part, str) and isinstance(parts[-1], str):
-                parts[-1] += part
-            else:
-                parts.append(part)
-        turns.append(replace(turn, parts=tuple(parts)))
+    turns = (replace(turn, parts=joined(turn.parts)) for turn in conversation.turns)
     return replace(conversation, turns=tuple(turns), images=())
 
 

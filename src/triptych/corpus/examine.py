@@ -164,7 +164,7 @@ class Examiner:
             if refusal is None:
                 conversations.append(conversation)
             else:
-                problems.append(Problem("role-order", conversation.origin, refusal))
+                problems.append(Problem(refusal[0], conversation.origin, refusal[1]))
         table = _Images(source, source.media_root(task.shard.path))
         numbers = [[table.number(ref) for ref in conversation.images] for conversation in conversations]
         encoded = self._encode(conversations)

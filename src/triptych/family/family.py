@@ -93,7 +93,7 @@ class ModelFiles:
             ModelError: if the tokenizer cannot be used or has more tokens than the model, or its chat template does
                 what Triptych cannot.
         """
-        template = Template.from_file(self.folder / "tokenizer.json", self.style)
+        template = Template.from_file(self.folder / "tokenizer.json", self.style, self.chat_template)
         self._check_vocabulary(largest_id(template.tokenizer))
         verify(template, self.chat_template)
         template.style = replace(template.style, refuses=refused_orders(template, self.chat_template))

@@ -33,10 +33,10 @@ COLUMNS = (
         "prompt",
         "completion",
     ),
-    *("query", "response", "history", "question", "answer", "instruction", "input", "output"),
+    *("query", "response", "history", "question", "answer", "instruction", "input", "output", "tools"),
 )
 """What ``columns`` may name."""
-TAGS = ("role", "content", "images", "system", "user", "assistant")
+TAGS = ("role", "content", "images", "system", "user", "assistant", "observation", "function")
 CHOICE = ("question", "options", "answer", "letters", "instruction")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 """Endings of compressed text files, with pyarrow's names of the compressions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -15,14 +15,16 @@ from triptych.sources.records import ImageRef, Record, Source, json_type
 from triptych.sources.references import is_empty
 from triptych.text import unread
 from triptych.text.boxes import Box, read_objects
+from triptych.text.shapes.calls import offered_tools, unasked
 from triptych.text.shapes.dialogue import DIALOGUES, find_dialogue
 from triptych.text.shapes.found import ShapeError
+from triptych.text.shapes.parts import joined
 from triptych.text.turns import MARK as MARK
 from triptych.text.turns import ROLES as ROLES
 from triptych.text.turns import Naming, TurnReader, count, mismatch
 from triptych.text.turns import Role as Role
 from triptych.text.turns import Turn as Turn
-from triptych.text.weights import loss_weight, written_weight
+from triptych.text.weights import record_weight
 
 _TURN_LISTS = (*DIALOGUES, "prompt", "completion", "history")
 _SYSTEM_PROMPTS = ("system_prompt", "system_message")
@@ -45,6 +47,13 @@ class Conversation:
     """Whether everything is learned, headers of turns too, and not only answers."""
     with_images: bool = False
     """Whether the tokens of images are learned, too, where their turn is."""
+    tools: tuple[str, ...] = ()
+    """Tools that are offered, each its definition as JSON."""
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether tools are offered, called or heard."""
+        return bool(self.tools) or any(turn.calls or turn.role == "tool" for turn in self.turns)
 
 
 def parse(record: Record, source: Source) -> Conversation:
@@ -88,6 +97,7 @@ class _RecordReader(TurnReader):
     def read(self) -> Conversation:
         listed, read_keys = self._listed_images()
         turns: list[Turn] = []
+        tools: tuple[str, ...] = ()
         try:
             dialogue = find_dialogue(self.data, self.source)
         except ShapeError as error:
@@ -95,11 +105,12 @@ class _RecordReader(TurnReader):
         else:
             read_keys |= dialogue.keys
             self._read_objects(read_keys)
+            tools = self._tools(read_keys)
             turns = self._system_turn()
             first = 1 - len(turns)
             for number, message in enumerate(dialogue.turns, 1):
                 turn = self.turn(message, number)
-                if turn is not None:
+                if turn is not None and not self._joined_calls(turns, turn, message):
                     turns.append(turn)
             if not first and len(turns) > 1 and turns[0] == turns[1]:
                 del turns[1]  # the system prompt beside the dialogue, and again in it
@@ -120,7 +131,7 @@ class _RecordReader(TurnReader):
         turns = self._with_system(turns)
         objects = tuple(self.objects.taken) if self.objects is not None else ()
         told = tuple(turns), tuple(images), self.origin, self._task(), weight, objects
-        return Conversation(*told, whole=self._whole, with_images=self.source.supervise == "everything")
+        return Conversation(*told, self._whole, self.source.supervise == "everything", tools)
 
     @property
     def _whole(self) -> bool:
@@ -137,17 +148,35 @@ class _RecordReader(TurnReader):
         except ShapeError as error:
             self.fail(error.code, f"{error}; or write `ignore: [objects]` in the source to leave them out")
 
+    def _tools(self, read: set[str]) -> tuple[str, ...]:
+        """Tools that the record offers."""
+        keys = [key for key in self.naming.tool_keys if key not in read and not is_empty(self.data.get(key))]
+        read.update(keys)
+        try:
+            return offered_tools(self.data, keys, padded=self.padded)
+        except ShapeError as error:
+            self.fail(error.code, f"{error}; `ignore: [{keys[0]}]` in the source leaves it out")
+            return ()
+
+    def _joined_calls(self, turns: list[Turn], turn: Turn, message: Any) -> bool:
+        """Put calls that have a turn of their own after the text, or the calls, of the answer before them."""
+        last = turns[-1] if turns else None
+        if last is None or last.role != "assistant" or not turn.calls:
+            return False
+        if not any(self.naming.is_calling(message.get(key)) for key in self.naming.role_keys):
+            return False
+        if last.weight != turn.weight or turn.thought:
+            self.fail("role-order", "a call continues the answer before it; give both one weight and one thought")
+        turns[-1] = replace(last, calls=(*last.calls, *turn.calls))
+        return True
+
     def _weight(self, read: set[str]) -> float:
         """The weight that the record gives itself; text under a key of one is a note."""
-        data = self.data
-        if self.naming.weight_keys.isdisjoint(data):
-            return 1.0
-        keys = [key for key in data if key in self.naming.weight_keys and key not in read]
+        keys = [key for key in self.data if key in self.naming.weight_keys and key not in read]
         if not keys:
             return 1.0
         try:
-            found = {key: written_weight(key, data[key]) for key in keys}
-            weight = loss_weight(found, [key for key in keys if not isinstance(found[key], str)])
+            weight = record_weight(self.data, keys)
         except ShapeError as error:
             self.fail(error.code, f"{error}; `ignore: [{keys[0]}]` in the source leaves it out")
             return 1.0
@@ -212,18 +241,12 @@ class _RecordReader(TurnReader):
         merged: list[Turn] = []
         for turn in turns:
             last = merged[-1] if merged else None
-            if last is None or last.role != turn.role:
+            if last is None or last.role != turn.role or turn.role == "tool" or last.calls or turn.thought:
                 merged.append(turn)
                 continue
             if last.weight != turn.weight:
                 self.fail("role-order", f"two {turn.role} turns in a row of different weight cannot be merged")
-            parts: list[str | int] = []
-            for part in (*last.parts, "\n", *turn.parts):
-                if parts and isinstance(part, str) and isinstance(parts[-1], str):
-                    parts[-1] += part
-                else:
-                    parts.append(part)
-            merged[-1] = Turn(turn.role, tuple(parts), turn.weight)
+            merged[-1] = replace(turn, parts=joined((*last.parts, "\n", *turn.parts)), thought=last.thought)
         return merged
 
     def _check_order(self, turns: list[Turn], first: int) -> None:
@@ -235,12 +258,15 @@ class _RecordReader(TurnReader):
         """
         if self.source.roles == "alternate":
             for position, (one, two) in enumerate(pairwise(turns), 1):
-                if one.role == two.role:
+                if one.role == two.role != "tool":  # a tool may answer each of several calls
                     advice = "join the two turns, or write `roles: merge` in the source (joined by a line break)"
                     message = f"two {two.role} turns in a row; {advice} or `roles: keep` (or give --roles)"
                     self.fail("role-order", message, turn=first + position)
                     return
-        if not turns or turns[-1].role != "assistant":
+        if (number := unasked([turn.role for turn in turns])) is not None:
+            message = "what a tool gave back follows the answer that called it; move the turn there"
+            self.fail("role-order", message, turn=first + number)
+        elif not turns or turns[-1].role != "assistant":
             self.fail("role-order", "the conversation does not end with an answer; add one or remove the last turn")
         elif not any(turn.weight for turn in (turns[-1:] if self.source.supervise == "last" else turns)):
             answer = "the last answer" if self.source.supervise == "last" else "every answer"
@@ -308,8 +334,8 @@ class _RecordReader(TurnReader):
         return [slot if isinstance(slot, ImageRef) else next(rest, slot) for slot in self.slots]  # type: ignore[misc]
 
     def _in_front(self, turns: list[Turn], listed: list[ImageRef]) -> list[ImageRef]:
-        other = self._other_mark(turns)
-        if other is not None and self.source.marks == "auto" and self._times(other, turns) == len(listed):
+        other = self._other_mark(turns) if self.source.marks == "auto" else None
+        if other is not None and sum(text.count(other) for text in _texts(turns)) == len(listed):
             message = (
                 f"{other} stands in the text as often as there are images; if it is their mark, write "
                 f"`mark: \"{other}\"` in the source (or give --mark '{other}'); if it is text, `marks: first`"
@@ -354,13 +380,12 @@ class _RecordReader(TurnReader):
 
     def _other_mark(self, turns: list[Turn]) -> str | None:
         """What in the texts may be the mark of another tool."""
-        texts = (
-            part for turn in turns for part in turn.parts if isinstance(part, str) and ("<" in part or "[" in part)
-        )
+        texts = (text for text in _texts(turns) if "<" in text or "[" in text)
         return next((found for text in texts if (found := unread.looks_like_mark(text))), None)
 
-    def _times(self, mark: str, turns: list[Turn]) -> int:
-        return sum(part.count(mark) for turn in turns for part in turn.parts if isinstance(part, str))
+
+def _texts(turns: Iterable[Turn]) -> Iterator[str]:
+    return (part for turn in turns for part in turn.parts if isinstance(part, str))
 
 
 def _names(refs: Iterable[ImageRef]) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from triptych.errors import ModelError
+from triptych.errors import Code, ModelError
 from triptych.text.box_filling import BoxMarks, counted, fill_objects, writes_digits_alone
 from triptych.text.conversation import Conversation, Turn
 from triptych.text.tokens.chat_template import (
@@ -21,6 +21,7 @@ from triptych.text.tokens.chat_template import (
     TOOL_END,
     TOOL_START,
     ChatStyle,
+    ChatTemplate,
     orders,
     split_thinking,
     trimmed,
@@ -30,9 +31,13 @@ from triptych.text.tokens.encoded import Encoded as Encoded
 from triptych.text.tokens.encoded import EncodedBatch as EncodedBatch
 from triptych.text.tokens.encoded import Segment, assemble
 from triptych.text.tokens.word_cache import WordTokenizer
+from triptych.text.tool_rendering import Block, cut_thinking, render_blocks
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 VISION_START, IMAGE_PAD, VISION_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
+
+Write = Callable[[str, float], None]
+"""Adds a text and its weight to the segments of a conversation."""
 
 
 class Template:
@@ -47,12 +52,13 @@ class Template:
     an empty block where a prompt may close it at once.
     """
 
-    def __init__(self, tokenizer: Tokenizer, style: ChatStyle) -> None:
+    def __init__(self, tokenizer: Tokenizer, style: ChatStyle, released: ChatTemplate | None = None) -> None:
         """
         Args:
             tokenizer: the model's tokenizer, as ``read_tokenizer`` gives it; it is set to read the text of special
                 tokens as plain text.
             style: what the model's chat template does beyond plain ChatML.
+            released: that template, which renders conversations that use tools; None where there are none.
 
         Raises:
             ModelError: if the tokenizer lacks one of the markup tokens.
@@ -64,6 +70,7 @@ class Template:
         self._words = WordTokenizer(self.tokenizer)
         self._count_control = control_strings(self.tokenizer)
         self.style = style
+        self.released = released
         self.turn_start, self.turn_end, self.vision_start, self.image_pad, self.vision_end = (
             self._special(token) for token in (TURN_START, TURN_END, VISION_START, IMAGE_PAD, VISION_END)
         )
@@ -81,16 +88,16 @@ class Template:
             self._think_skipped = [start, *gap, end, *gap]
 
     @classmethod
-    def from_file(cls, path: Path, style: ChatStyle) -> Template:
+    def from_file(cls, path: Path, style: ChatStyle, released: ChatTemplate | None = None) -> Template:
         """Load ``tokenizer.json``.
 
         Raises:
             ModelError: if the file cannot be read or lacks a markup token.
         """
-        return cls(read_tokenizer(path), style)
+        return cls(read_tokenizer(path), style, released)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self.tokenizer.to_str(), self.style)
+        return _restore, (self.tokenizer.to_str(), self.style, self.released)
 
     def encode(self, conversation: Conversation) -> Encoded:
         """Tokenize a whole conversation, answers included."""
@@ -122,18 +129,43 @@ class Template:
         rows = [marks.rows(segments, ids) for marks, segments in zip(boxes, rendered, strict=True)]
         return replace(found, boxes=np.concatenate(rows), box_bounds=counted(rows))
 
-    def refusal(self, conversation: Conversation) -> str | None:
+    def refusal(self, conversation: Conversation) -> tuple[Code, str] | None:
         """Why a conversation cannot be written for this model: its chat template does not render the turns one after
-        the other, or numbers cannot be filled in; None where it can."""
+        the other, or their tools or thoughts, or numbers cannot be filled in; None where it can."""
         turns = conversation.turns
         if conversation.objects and not writes_digits_alone(self.tokenizer):
-            return (
-                "the tokenizer of this model joins digits, so that boxes cannot be filled in; write them into the text"
-            )
+            advice = "so that boxes cannot be filled in; write them into the text"
+            return "role-order", f"the tokenizer of this model joins digits, {advice}"
+        thoughtful = next((number for number, turn in enumerate(turns, 1) if turn.thought), None)
+        if thoughtful is not None and self.style.thinking == "none":
+            advice = "write it into the content, or `ignore: [reasoning_content, reasoning]` in the source"
+            return "bad-shape", f"the chat template of this model renders no `reasoning_content`; {advice}"
+        if conversation.uses_tools:
+            return self._tool_refusal(conversation)
         if not self.style.refuses:
             return None
         found = next((order for order in orders([turn.role for turn in turns]) if order in self.style.refuses), None)
-        return None if found is None else f"the chat template of this model does not render {found}; rewrite the turns"
+        if found is None:
+            return None
+        return "role-order", f"the chat template of this model does not render {found}; rewrite the turns"
+
+    def _tool_refusal(self, conversation: Conversation) -> tuple[Code, str] | None:
+        """Why the model's chat template does not render a conversation that uses tools."""
+        if not self.style.tools or self.released is None:
+            return "bad-shape", (
+                "the chat template of this model renders no tools (`tools`, calls and what tools give back); put a "
+                "template that does into its folder, as chat_template.jinja, or write them into the text of the turns"
+            )
+        try:
+            self._blocks(conversation, conversation.turns, effort=True)
+        except ModelError as error:
+            return "bad-shape", f"the chat template of this model does not render the tools of this record: {error}"
+        return None
+
+    def _blocks(self, conversation: Conversation, turns: Sequence[Turn], *, effort: bool) -> list[Block]:
+        if self.released is None:
+            raise ModelError("there is no chat template to render tools with")
+        return render_blocks(self.released, self.style, conversation, turns, effort=effort)
 
     def encode_prompt(self, conversation: Conversation, *, thinking: bool | None = None) -> Encoded:
         """Tokenize a conversation that ends with a question, and the header of the answer to come.
@@ -227,6 +259,10 @@ class Template:
             if content:
                 segments.append((None, texts.setdefault(content, len(texts)), weight, False))
 
+        if conversation.uses_tools:
+            blocks = self._blocks(conversation, turns, effort=effort is not None or self.style.effort is None)
+            self._render_blocks(blocks, conversation, segments, text)
+            return segments
         last_question = self._last_question(turns) if self.style.thinking == "last" else -1
         inserted = self.style.default_system or effort
         if inserted is not None and not (turns and turns[0].role == "system"):
@@ -241,7 +277,7 @@ class Template:
             if turn.role == "assistant":
                 segments.append((self._answer_header, 0, given, False))
                 if self.style.thinking != "none":
-                    thought, parts = split_thinking(parts, trims=self.style.trims)
+                    thought, parts = self._thought(turn, parts)
                     if self.style.thinking == "all" or number > last_question:
                         self._render_thinking(thought, (weight, given), segments, text)
             else:
@@ -250,20 +286,62 @@ class Template:
                     if not parts and effort is None:
                         continue  # a template that asks for effort leaves an empty system turn out
                     header += (effort or "") + ("\n\n" if parts and effort else "")
-                segments.append((self._turn_header, 0, given, False))
-                if parts and isinstance(parts[0], str):
-                    header += parts[0]
-                    parts = parts[1:]
-                text(header, given)
-            for part in parts:
-                if isinstance(part, str):
-                    text(part, weight)
-                else:
-                    # An image is context, also inside an answer: no model of the family draws. It is a target only
-                    # where a source asks for everything, as another tool has it.
-                    segments.append((self._image, 0, weight if conversation.with_images else 0.0, True))
-            segments.append((self._turn_footer, 0, weight, False))
+                parts = self._render_header(header, parts, given, segments, text)
+            self._render_rest(parts, weight, conversation, segments, text)
         return segments
+
+    def _thought(self, turn: Turn, parts: Sequence[str | int]) -> tuple[str, Sequence[str | int]]:
+        """What is thought before an answer, and what is said after."""
+        if turn.thought:
+            return (turn.thought.strip() if self.style.trims else turn.thought.strip("\n")), parts
+        return split_thinking(parts, trims=self.style.trims)
+
+    def _render_header(
+        self, header: str, parts: Sequence[str | int], weight: float, segments: list[Segment], text: Write
+    ) -> Sequence[str | int]:
+        """The header of a turn that is no answer, with the text that follows it; returns the other parts."""
+        segments.append((self._turn_header, 0, weight, False))
+        if parts and isinstance(parts[0], str):
+            header += parts[0]
+            parts = parts[1:]
+        text(header, weight)
+        return parts
+
+    def _render_rest(
+        self,
+        parts: Sequence[str | int],
+        weight: float,
+        conversation: Conversation,
+        segments: list[Segment],
+        text: Write,
+    ) -> None:
+        """What a turn holds, and its end."""
+        for part in parts:
+            if isinstance(part, str):
+                text(part, weight)
+            else:
+                # An image is context, also inside an answer: no model of the family draws. It is a target only
+                # where a source asks for everything, as another tool has it.
+                segments.append((self._image, 0, weight if conversation.with_images else 0.0, True))
+        segments.append((self._turn_footer, 0, weight, False))
+
+    def _render_blocks(
+        self, blocks: Sequence[Block], conversation: Conversation, segments: list[Segment], text: Write
+    ) -> None:
+        """What the model's chat template has rendered."""
+        for block in blocks:
+            parts: Sequence[str | int] = block.parts
+            weight = block.weight * conversation.weight
+            given = weight if conversation.whole else 0.0
+            if not block.answer:
+                parts = self._render_header(f"{block.role}\n", parts, given, segments, text)
+                weight = given
+            else:
+                segments.append((self._answer_header, 0, given, False))
+                thought, parts = cut_thinking(parts) if self.style.thinking != "none" else (None, parts)
+                if thought is not None:
+                    self._render_thinking(thought, (weight, given), segments, text)
+            self._render_rest(parts, weight, conversation, segments, text)
 
     def _last_question(self, turns: Sequence[Turn]) -> int:
         asked = (number for number, turn in enumerate(turns) if turn.role == "user" and not self._is_tool(turn))
@@ -279,14 +357,14 @@ class Template:
         if self.style.thinking != "last":
             return 0
         earlier = (turn for turn in turns[: self._last_question(turns) + 1] if turn.role == "assistant")
-        return sum(bool(split_thinking(turn.parts, trims=self.style.trims)[0]) for turn in earlier)
+        return sum(bool(self._thought(turn, turn.parts)[0]) for turn in earlier)
 
     def _render_thinking(
         self,
         thought: str,
         weights: tuple[float, float],
         segments: list[Segment],
-        text: Callable[[str, float], None],
+        text: Write,
     ) -> None:
         """The thinking block of an answer; ``weights``: of the answer, and of what a prompt holds."""
         weight, given = weights
@@ -308,5 +386,5 @@ class Template:
         return int(number)
 
 
-def _restore(tokenizer: str, style: ChatStyle) -> Template:
-    return Template(Tokenizer.from_str(tokenizer), style)
+def _restore(tokenizer: str, style: ChatStyle, released: ChatTemplate | None) -> Template:
+    return Template(Tokenizer.from_str(tokenizer), style, released)

@@ -13,15 +13,16 @@ from triptych.sources.records import ImageLimits, ImageRef, Source, json_type
 from triptych.sources.references import NotAnImage, is_blank, is_empty, read_images
 from triptych.text import unread
 from triptych.text.boxes import Objects
+from triptych.text.shapes.calls import CALL_KEYS, NO_TOOLS, THOUGHT_KEYS, TOOL_KEYS, ToolCall, beside_text, spoken_calls
 from triptych.text.shapes.found import ShapeError
 from triptych.text.shapes.parts import Slot, part_limits, read_part, written_parts
 from triptych.text.weights import SAMPLE_KEYS, TURN_KEYS, loss_weight
 
 MARK = "<image>"
 """What stands for an image unless a source says otherwise."""
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
-# What the field's data sets call the three roles; case does not matter.
+# What the field's data sets call the roles; case does not matter. A turn of a tool holds what it gave back.
 ROLES: dict[str, Role] = {
     "system": "system",
     "user": "user",
@@ -31,10 +32,15 @@ ROLES: dict[str, Role] = {
     "developer": "system",
     "model": "assistant",
     "bot": "assistant",
+    **dict.fromkeys(("tool", "observation", "tool_response", "function", "ipython"), "tool"),
 }
-_TOOL_ROLES = ("tool", "function", "function_call", "observation", "tool_call", "tool_response", "ipython")
+TAGGED_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant", "observation": "tool"}
+"""Names of ``tags`` -> roles."""
+_CALLING = ("function_call", "tool_call")
+"""Roles of an assistant's turn whose content is its calls."""
 _ROLE_KEYS, _CONTENT_KEYS = ("from", "role"), ("value", "content")
 _OWN_KEYS = frozenset((*_ROLE_KEYS, *_CONTENT_KEYS, *TURN_KEYS, "images", "image"))
+_TOOL_KEYS = frozenset((*CALL_KEYS, *THOUGHT_KEYS, "tool_call_id"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,10 @@ class Turn:
     """Text, or the 0-based number of an image of the conversation; neighbouring texts are already joined."""
     weight: float
     """How much its text counts in the loss; 0 for a turn that is not learned."""
+    calls: tuple[ToolCall, ...] = ()
+    """Tools that an answer calls, after its text."""
+    thought: str = ""
+    """What is thought before the answer, where the data keeps it apart from the text."""
 
     @property
     def supervised(self) -> bool:
@@ -59,24 +69,30 @@ class Naming:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.roles = dict(ROLES)
-        for role in ("system", "user", "assistant"):
-            if role in source.tags:
-                self.roles[source.tags[role]] = role
+        self.calling = {*_CALLING, *([source.tags["function"]] if "function" in source.tags else [])}
+        for tag, role in TAGGED_ROLES.items():
+            if tag in source.tags:
+                self.roles[source.tags[tag]] = role
         tags, columns = source.tags, source.columns
         self.tagged = "role" in tags or "content" in tags
         self.role_keys = (*([tags["role"]] if "role" in tags else []), *_ROLE_KEYS)
         self.content_keys = (*([tags["content"]] if "content" in tags else []), *_CONTENT_KEYS)
         self.turn_images = (*([tags["images"]] if "images" in tags else []), "images", "image")
-        self.turn_keys = _OWN_KEYS.union(self.role_keys, self.content_keys, self.turn_images)
+        self.turn_keys = _OWN_KEYS.union(_TOOL_KEYS, self.role_keys, self.content_keys, self.turn_images)
         self.ignored = frozenset(source.ignore)
         self.turn_weights = [key for key in TURN_KEYS if key not in self.ignored]
         self.system_key, self.task_key = (str(columns.get(name, name)) for name in ("system", "task"))
         named = (str(columns["weight"]),) if "weight" in columns else SAMPLE_KEYS
         self.weight_keys = frozenset(named) - self.ignored
+        self.tool_keys = (str(columns["tools"]),) if "tools" in columns else TOOL_KEYS
         self.images, self.image = columns.get("images", "images"), str(columns.get("image", "image"))
         self.mark = source.mark
         before, numbered, after = source.mark.partition("{n}")
         self.numbered = re.compile(rf"{re.escape(before)}(\d{{1,6}}){re.escape(after)}") if numbered else None
+
+    def is_calling(self, name: Any) -> bool:
+        """Whether a name is the role of an answer whose content is its calls."""
+        return isinstance(name, str) and (name in self.calling or name.strip().casefold() in self.calling)
 
     def role(self, name: Any) -> Role | None:
         """The role that a name stands for."""
@@ -123,6 +139,8 @@ class TurnReader:
         self.objects: Objects | None = None
         """Names and boxes that the record keeps beside its text"""
         self._own: list[ImageRef] = []  # images of the turn that is read, for its marks
+        self.padded = origin.path.lower().endswith((".parquet", ".arrow"))
+        """Whether objects hold the nulls of a table's columns"""
 
     def fail(self, code: Code, message: str, turn: int | None = None, image: int | None = None) -> None:
         """Note a problem."""
@@ -154,27 +172,37 @@ class TurnReader:
             content, content_key = self._one_of(message, self.naming.content_keys, number)
         if not name and is_empty(message):
             return None
-        role = self.naming.role(name)
+        calling = self.naming.is_calling(name)
+        role = "assistant" if calling else self.naming.role(name)
         if role is None and len(self.problems) == known:
             self.fail("bad-shape", self._no_role(name, role_key, message), turn=number)
-        weight = 1.0
+        weight, tooled = 1.0, NO_TOOLS
         if len(message) > 2:
             self._read_own(message, number)
             try:
                 weight = loss_weight(message, self.naming.turn_weights)
+                tooled = beside_text(message, self.naming.ignored, answer=role == "assistant", padded=self.padded)
             except ShapeError as error:
                 self.fail(error.code, str(error), turn=number)
             self._check_unread(message, number)
         answer = role == "assistant"
+        if calling:
+            try:
+                tooled, content = spoken_calls(content, content_key, tooled, padded=self.padded), ""
+            except ShapeError as error:
+                self.fail(error.code, str(error), turn=number)
+                return None
+        elif content is None and tooled.calls:
+            content = ""
         parts = self._parts(content, content_key, number, answer=answer)
         if self._own:
             parts = self._place_own(parts, number)
         if role is None or parts is None:
             return None
-        if answer and not any(isinstance(part, str) and part.strip() for part in parts):
+        if answer and not tooled.calls and not any(isinstance(part, str) and part.strip() for part in parts):
             self.fail("empty-answer", "the answer has no text; write one or remove the turn", turn=number)
         learned = answer or self.naming.source.supervise in ("all", "everything")
-        return Turn(role, tuple(parts), weight if learned else 0.0)
+        return Turn(role, tuple(parts), weight if learned else 0.0, tooled.calls, tooled.thought)
 
     def _one_of(self, message: Mapping[str, Any], keys: tuple[str, ...], number: int) -> tuple[Any, str]:
         """What is under the one of these keys that holds something, and the key."""
@@ -192,8 +220,6 @@ class TurnReader:
         return found[0]
 
     def _no_role(self, name: Any, key: str, message: Mapping[str, Any]) -> str:
-        if isinstance(name, str) and name.lower() in _TOOL_ROLES:
-            return f"`{key}` is {name!r}: tool calls are not supported; write them into the text of user and assistant"
         known = ", ".join(self.naming.roles)
         if name is None:
             if len(message) == 1 and self.naming.role(next(iter(message))) is not None:

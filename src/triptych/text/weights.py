@@ -43,6 +43,16 @@ def loss_weight(data: Mapping[str, Any], keys: Sequence[str]) -> float:
     return said.pop() if said else 1.0
 
 
+def record_weight(data: Mapping[str, Any], keys: Sequence[str]) -> float:
+    """The weight that a record gives itself under ``keys`` of it, also one in a text; other texts are notes.
+
+    Raises:
+        ShapeError: as ``loss_weight``.
+    """
+    found = {key: written_weight(key, data[key]) for key in keys}
+    return loss_weight(found, [key for key in keys if not isinstance(found[key], str)])
+
+
 def written_weight(key: str, value: Any) -> Any:
     """A number, true or false that stands in a text, as all cells of a CSV file do; any other value as it is.
 

@@ -44,7 +44,7 @@ UNREAD: dict[str, tuple[str, ...]] = {
     "query": ("input",),
     "history": ("history",),
     "system": ("system",),
-    "tools": ("tools",),
+    "tools": ("tools", "functions"),
     "images": ("images", "image"),
     "videos": ("videos", "video"),
     "audios": ("audios", "audio"),
@@ -162,12 +162,12 @@ def _columns(entry: Mapping[str, Any], where: str) -> tuple[dict[str, str], list
             raise ConfigError(f"{where}: `columns.{name}` is the name of a key, this is {key!r}")
     formatting = entry.get("formatting", "alpaca")
     columns = _alpaca(named, where) if formatting == "alpaca" else _dialogue(named, where)
-    columns |= {name: key for name in ("system", "images") if (key := named[name])}
+    columns |= {name: key for name in ("system", "images", "tools") if (key := named[name])}
     for name in ("videos", "audios"):
         key = named[name]
         if key and key not in UNREAD[name]:
             raise ConfigError(f"{where}: `columns.{name}` is {key!r}: video and audio are not supported")
-    read = {*columns.values(), *(key for name in ("tools", "videos", "audios") if (key := named[name]))}
+    read = {*columns.values(), *(key for name in ("videos", "audios") if (key := named[name]))}
     unread = [key for name, keys in UNREAD.items() for key in keys if key not in read]
     unread += [key for key in (*DIALOGUES, "objects") if key not in read]
     unread += [
@@ -211,6 +211,6 @@ def _is_own(tag: str, name: str) -> bool:
         "assistant": ("assistant", "gpt"),
         "system": ("system",),
         "observation": ("observation", "tool"),
-        "function": ("function_call", "function", "tool_call"),
+        "function": ("function_call", "tool_call"),
     }
     return name not in known[tag]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from triptych.images.geometry import MAX_ASPECT
@@ -100,6 +100,18 @@ def _plain_kind(kind: str) -> str:
     """A type of parts as this module calls it: ``Image``, ``img`` and ``image/png`` are images."""
     name = kind.strip().lower()
     return "image" if name in _OTHER_IMAGE_TYPES or name.startswith("image/") else name
+
+
+def joined(parts: Iterable[str | int]) -> tuple[str | int, ...]:
+    """The parts of a turn, neighbouring texts as one."""
+    found: list[str | int] = []
+    for part in parts:
+        last = found[-1] if found else None
+        if isinstance(part, str) and isinstance(last, str):
+            found[-1] = last + part
+        else:
+            found.append(part)
+    return tuple(found)
 
 
 def part_limits(part: Mapping[str, Any], ignored: Collection[str]) -> ImageLimits | None:

@@ -6,11 +6,12 @@ people change them. So the few properties in which they differ are read off rend
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,6 +52,8 @@ class ChatStyle:
     """How much thought is asked for, at the head of every system turn unless a prompt turns thinking off."""
     boxes: BoxForm = "relative"
     """How the family writes boxes"""
+    tools: str = ""
+    """Hash of a template that renders tools, their calls and what they give back; empty for another"""
     refuses: tuple[str, ...] = ()
     """Orders of turns, of ``ORDERS``, that it does not render one after the other."""
 
@@ -80,6 +83,23 @@ PROBES: tuple[Probe, ...] = (
         ("assistant", f"{THINK_START}\nEighteen\n{THINK_END}\n\nNineteen"),
     ),
 )
+
+_TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "probe", "description": "A probing tool", "parameters": {"type": "object", "properties": {}}},
+}
+_TOOL_PROBE: list[dict[str, Any]] = [
+    {"role": "user", "content": "Twenty"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": {"name": "call it", "arguments": {"with this": "value"}}}],
+    },
+    {"role": "tool", "content": "Twenty-one"},
+    {"role": "assistant", "content": "Twenty-two"},
+]
+_TOOL_PROBED = ("A probing tool", "Twenty", "call it", "with this", "value", "Twenty-one", "Twenty-two")
+"""What comes out of ``_TOOL_PROBE``, one after the other."""
 
 LATE_SYSTEM, NO_QUESTION = "a system turn after others", "answers without a question"
 ANSWER_FIRST, TWO_IN_A_ROW = "an answer before the first question", "two turns of one role in a row"
@@ -174,11 +194,26 @@ class ChatTemplate:
         """
         self.source = source
         self.name = name
-        self._template = _compile(source, name)
-        # Some templates take an answer's thought apart from its content only, some take texts as parts only.
+        _ = self._template  # compiled now: one that is not valid is said here
+
+    def __getstate__(self) -> dict[str, str]:
+        """Without what is compiled: another process compiles it when it renders."""
+        return {"source": self.source, "name": self.name}
+
+    @cached_property
+    def _template(self) -> JinjaTemplate:
+        return _compile(self.source, self.name)
+
+    @cached_property
+    def reads_reasoning(self) -> bool:
+        """Whether it takes the thought of an answer apart from its content; some templates take it only so."""
         thinks = {"role": "assistant", "content": "Two", "reasoning_content": _THOUGHT}
-        self._reads_reasoning = self._shows(_THOUGHT, {"role": "user", "content": "One"}, thinks)
-        self._as_parts = not self._shows(_THOUGHT, {"role": "user", "content": _THOUGHT}) and self._shows(
+        return self._shows(_THOUGHT, {"role": "user", "content": "One"}, thinks)
+
+    @cached_property
+    def as_parts(self) -> bool:
+        """Whether it takes texts as parts only."""
+        return not self._shows(_THOUGHT, {"role": "user", "content": _THOUGHT}) and self._shows(
             _THOUGHT, {"role": "user", "content": _content(_THOUGHT, as_parts=True)}
         )
 
@@ -204,11 +239,11 @@ class ChatTemplate:
             return False
 
     def _message(self, role: str, text: str) -> dict[str, Any]:
-        if role == "assistant" and self._reads_reasoning and THINK_END in text:
+        if role == "assistant" and self.reads_reasoning and THINK_END in text:
             thought, _, said = text.partition(THINK_END)
             thought = thought.partition(THINK_START)[2].strip("\n")
             return {"role": role, "content": said.lstrip("\n"), "reasoning_content": thought}
-        return {"role": role, "content": _content(text, as_parts=self._as_parts)}
+        return {"role": role, "content": _content(text, as_parts=self.as_parts)}
 
     def render(self, probe: Probe, *, prompt: bool = False, **options: Any) -> str:
         """A conversation as text; with ``prompt``, up to and including the header of the answer to come.
@@ -223,6 +258,29 @@ class ChatTemplate:
             )
         except Exception as error:  # the template's own code: joining a text and a list is a TypeError
             raise ModelError(f"{self.name}: the chat template refuses a plain conversation: {error}") from error
+
+    def render_messages(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any], **options: Any) -> str:
+        """Messages in the form of transformers, which may call tools, as text.
+
+        Raises:
+            ModelError: if the template refuses them.
+        """
+        try:
+            return self._template.render(messages=messages, tools=tools or None, documents=None, **options)
+        except Exception as error:  # the template's own code
+            raise ModelError(f"{self.name}: the chat template refuses a conversation: {error}") from error
+
+    def _tool_hash(self) -> str:
+        """See ``ChatStyle.tools``."""
+        try:
+            rest = self.render_messages(_TOOL_PROBE, [_TOOL])
+        except ModelError:
+            return ""
+        for wanted in _TOOL_PROBED:
+            _, found, rest = rest.partition(wanted)
+            if not found:
+                return ""
+        return hashlib.sha256(self.source.encode()).hexdigest()[:16]
 
     def style(self) -> ChatStyle:
         """The properties in which it differs from plain ChatML.
@@ -248,6 +306,7 @@ class ChatTemplate:
             thinks_by_default=prompt.endswith(opened),
             trims=" Be\n" not in self.render(PROBES[1]),
             answers_tools=thinks and thoughts == 1 and self.render(PROBES[3]).count(THINK_START) == 2,
+            tools=self._tool_hash(),
         )
 
 
