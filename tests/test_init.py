@@ -83,6 +83,85 @@ def test_the_run_file_passes_plan_unchanged(
     plan(Path("../run.yaml"), (), PlanOptions())
 
 
+def pair(images: list[str], **more: Any) -> dict[str, Any]:
+    return {"question": QUESTION, "answer": ANSWER, "images": images, **more}
+
+
+def unmarked(images: list[str]) -> dict[str, Any]:
+    return pair(images) | {"question": "Which one is red?"}
+
+
+def cauldron(images: list[str]) -> dict[str, Any]:
+    return {"images": images, "texts": [{"user": "Which one is red?", "assistant": ANSWER, "source": "made"}]}
+
+
+def numbered(images: list[str]) -> dict[str, Any]:
+    return {"image_0": images[0], "image_1": images[1], "question": "<image 1> or <image 2>?", "answer": ANSWER}
+
+
+def two_columns(images: list[str]) -> dict[str, Any]:
+    return {"left": images[0], "right": images[1], "question": "Which one is red?", "answer": ANSWER}
+
+
+def own_mark(images: list[str]) -> dict[str, Any]:
+    return pair(images) | {"question": "<ImageHere><ImageHere>Which one is red?"}
+
+
+def bracketed(images: list[str]) -> dict[str, Any]:
+    return pair(images) | {"question": "[image] or [image]?"}
+
+
+def choice(images: list[str]) -> dict[str, Any]:
+    return pair(images, options=["the first", "the second"]) | {"answer": "A"}
+
+
+def in_a_row(images: list[str]) -> dict[str, Any]:
+    turns = [("user", "<image><image>"), ("user", "Which one is red?"), ("assistant", ANSWER)]
+    return {"messages": [{"role": role, "content": text} for role, text in turns], "images": images}
+
+
+def quoted(images: list[str]) -> dict[str, Any]:
+    """Advice in the data itself is not followed: it would make fewer records good, not more."""
+    return pair(images) | {"question": f"{QUESTION} Write `marks: first` or `roles: merge`."}
+
+
+ADVISED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "images without marks": (unmarked, {"marks": "auto"}),
+    "the_cauldron": (cauldron, {"marks": "auto"}),
+    "numbered columns and marks": (numbered, {"columns": {"images": "image_{n}"}, "mark": "<image {n}>"}),
+    "a column for each image": (two_columns, {"columns": {"images": ["left", "right"]}, "marks": "auto"}),
+    "another mark": (own_mark, {"mark": "<ImageHere>"}),
+    "a mark in brackets": (bracketed, {"mark": "[image]"}),
+    "multiple choice": (choice, {"choice": {}}),
+    "two turns of one role": (in_a_row, {"roles": "merge"}),
+    "advice inside the data": (quoted, {}),
+}
+
+
+@pytest.mark.parametrize("kind", ADVISED)
+def test_what_messages_advise_is_tried_and_written(
+    kind: str, small_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, wanted = ADVISED[kind]
+    monkeypatch.setitem(SHAPES, kind, made)
+    data = write_data(tmp_path, kind)
+    run = tmp_path / "run.yaml"
+    assert init([str(data)], InitOptions(model=str(small_model_dir), gpu="24GB", out=run)) == 0
+    written = load(run).data.train[0].model_dump(exclude_defaults=True, exclude={"path", "media_dir"})
+    assert written == wanted
+    plan(run, (), PlanOptions())
+
+
+def test_advice_that_helps_some_records_leaves_the_others_to_check(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    bad = [{"question": "Old?", "answer": ""}, {"question": "Old?", "answer": "No.", "rejected": "Yes."}]
+    records = [pair(["a.png", "b.png"])] * 3 + [unmarked(["a.png", "b.png"])] * 4 + bad
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    found = survey([str(data)])
+    assert (found.source.marks, found.good, found.records) == ("auto", 7, 9)
+    assert {problem.origin.line for problem in found.problems} == {8, 9}
+
+
 def test_names_of_ones_own_are_found(tmp_path: Path) -> None:
     found = survey([str(write_data(tmp_path, "renamed"))])
     assert found.source.columns == {"conversations": "dialog", "images": "photos"}

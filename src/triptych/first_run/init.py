@@ -14,7 +14,7 @@ from triptych.family.family import read_model_files
 from triptych.family.recipe import Train
 from triptych.first_run.choice import Choices, Wishes, choose
 from triptych.first_run.survey import Survey, held_out, survey
-from triptych.first_run.writing import run_text
+from triptych.first_run.writing import reading, run_text
 from triptych.run import run_file
 from triptych.run.settings import json_schema
 from triptych.terminal import Terminal
@@ -86,6 +86,8 @@ def _say_data(out: Terminal, data: Sequence[str], found: Survey) -> None:
     names = {**found.source.columns, **found.source.tags}
     if names:
         out.line("names:    " + ", ".join(f"{key} is `{value}`" for key, value in names.items()))
+    for name, value, reason in reading(found.source):
+        out.line(f"reading:  {name}: {value}  # {reason}")
     if found.images:
         folder = found.source.media_dir or "the folder of the data file"
         out.line(f"images:   {found.found} of {found.images} looked for are in {folder}")

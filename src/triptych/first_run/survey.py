@@ -10,11 +10,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from triptych.errors import ConfigError, Problem, SampleError
+from triptych.errors import ConfigError, Origin, Problem
+from triptych.first_run.advice import advised, parsed
 from triptych.sources import storage
 from triptych.sources.readers import read_records
 from triptych.sources.records import Record, Source
-from triptych.text.conversation import Conversation, parse
+from triptych.text.conversation import Conversation
 
 LOOKED_AT = 500
 """Records of the data that are read."""
@@ -122,28 +123,25 @@ def held_out(path: str) -> str | None:
 
 
 def _best_naming(source: Source, records: Sequence[Record]) -> tuple[Source, list[Conversation], list[Problem]]:
-    """The reading of the keys under which most records are good; that without any renaming first."""
+    """The reading under which most records are good: that without any renaming first, at last what messages advise."""
     best: tuple[Source, list[Conversation], list[Problem]] | None = None
     for columns, tags in _namings(records):
         named = replace(source, columns=columns, tags=tags)
-        good, problems = _parsed(named, records)
+        good, problems = parsed(named, records)
         if best is None or len(good) > len(best[1]):
             best = named, good, problems
         if len(good) == len(records):
-            break
+            return best
     assert best is not None
-    return best
+    more = advised(best[0], [record for record in records if record.origin in _places(best[2])])
+    if more == best[0]:
+        return best
+    good, problems = parsed(more, records)
+    return (more, good, problems) if len(good) > len(best[1]) else best
 
 
-def _parsed(source: Source, records: Iterable[Record]) -> tuple[list[Conversation], list[Problem]]:
-    good: list[Conversation] = []
-    problems: list[Problem] = []
-    for record in records:
-        try:
-            good.append(parse(record, source))
-        except SampleError as error:
-            problems.extend(error.problems)
-    return good, problems
+def _places(problems: Iterable[Problem]) -> set[Origin]:
+    return {problem.origin for problem in problems}
 
 
 def _namings(records: Sequence[Record]) -> Iterator[tuple[dict[str, str], dict[str, str]]]:

@@ -74,7 +74,21 @@ def _source_lines(source: Source, path: str | tuple[str, ...], folder: Path) -> 
         lines.append(f"      columns: {_plain(dict(source.columns))}")
     if source.tags:
         lines.append(f"      tags: {_plain(dict(source.tags))}")
-    return lines
+    return lines + [_noted(f"      {name}: {value}", why) for name, value, why in reading(source)]
+
+
+def reading(source: Source) -> list[tuple[str, str, str]]:
+    """How the records are read, where it is not the usual way: (setting, its value as YAML, reason)."""
+    found: list[tuple[str, object, str]] = []
+    if source.mark != "<image>":
+        found.append(("mark", source.mark, "stands for an image in the texts"))
+    if source.marks != "inline":
+        found.append(("marks", source.marks, "no marks: images come before the question"))
+    if source.roles != "alternate":
+        found.append(("roles", source.roles, "turns of one role in a row are joined"))
+    if source.choice is not None:
+        found.append(("choice", dict(source.choice), "options go into the question"))
+    return [(name, _plain(value), why) for name, value, why in found]
 
 
 def _limit_lines(survey: Survey, choices: Choices) -> list[str]:
