@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,8 +42,16 @@ class Terminal:
         self.width = self.console.width if wrapped else WIDE
 
     def line(self, text: str) -> None:
-        """A sentence, or several lines."""
-        self.console.print(printable(text, lines=True), markup=False)
+        """A sentence, or several lines; what is longer than the terminal goes on indented, broken between words."""
+        self.console.print(self._fitted(text), markup=False, soft_wrap=True)
+
+    def _fitted(self, text: str) -> str:
+        shown = printable(text, lines=True)
+        return (
+            shown
+            if self.console.soft_wrap
+            else "\n".join(_folded(line, self.console.width) for line in shown.split("\n"))
+        )
 
     def table(self, title: str, columns: Row, rows: Sequence[Row], *, sentences: bool = False) -> None:
         """See ``table``."""
@@ -58,7 +67,7 @@ class Terminal:
         for line in map(str, found) if everything else fold(found):
             self.line(line)
         for hint in report.hints:
-            self.console.print(printable(hint, lines=True), markup=False, style="bold")
+            self.console.print(self._fitted(hint), markup=False, style="bold", soft_wrap=True)
 
     @contextmanager
     def watch(self, name: str) -> Iterator[Watcher]:
@@ -82,6 +91,17 @@ class Terminal:
 
     def _progress(self, *columns: ProgressColumn) -> Progress:
         return Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+
+
+def _folded(line: str, width: int) -> str:
+    """``line`` in as many lines as it takes; a word that is longer, such as a path, stays whole."""
+    if len(line) <= width:
+        return line
+    own = line[: len(line) - len(line.lstrip())]
+    folded = textwrap.wrap(
+        line, width, subsequent_indent=own + "  ", break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
+    return "\n".join(folded)
 
 
 FOLDED = 32
@@ -149,7 +169,8 @@ class Watcher:
 
 
 def _columns() -> list[ProgressColumn]:
-    return [TextColumn("{task.description}"), BarColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn()]
+    # 80 characters hold all of it.
+    return [TextColumn("{task.description}"), BarColumn(20), _Rate(), TimeRemainingColumn()]
 
 
 class _Rate(ProgressColumn):
@@ -157,5 +178,5 @@ class _Rate(ProgressColumn):
 
     def render(self, task: RichTask) -> Text:
         scale, unit = task.fields["scale"], task.fields["unit"]
-        rate = f"  {task.speed / scale:,.0f} {unit}/s" if task.speed else ""
+        rate = f" {task.speed / scale:,.0f}/s" if task.speed else ""
         return Text(f"{task.completed / scale:,.0f}/{(task.total or 0) / scale:,.0f} {unit}{rate}")

@@ -61,9 +61,10 @@ def test_a_loss_that_jumps_is_said_with_its_samples(server: Server, write_run: W
     path = write_run(batch={"samples": 1})
     code, err = server.run("train", str(path), before=changing("loss * 40", 12))
     assert code == 0, err
-    (line,) = [line for line in err.splitlines() if "jumped" in line]
-    assert line.startswith("step 12: the loss jumped to ")
-    assert f"its samples: {dataset}:" in line
+    lines = err.splitlines()
+    (place,) = [number for number, line in enumerate(lines) if "jumped" in line]
+    assert lines[place].startswith("step 12: the loss jumped to ")
+    assert lines[place + 1].startswith(f"  its samples: {dataset}:")
 
 
 def test_a_noisy_loss_is_no_jump() -> None:
@@ -71,6 +72,9 @@ def test_a_noisy_loss_is_no_jump() -> None:
     assert not [value for value in (1.0, 1.4, 0.8, 1.1, 0.6, 1.5, 0.9, 1.2, 1.6, 0.7, 1.8) if watch.look(value)]
     assert watch.look(9.0) == pytest.approx(1.1)
     assert watch.look(9.5) is None, "said a moment ago"
+    learned = SpikeWatch()
+    assert not [value for value in (0.01, 0.012, 0.009, 0.011, 0.008, 0.01, 0.009, 0.012, 0.05) if learned.look(value)]
+    assert learned.look(0.4) == pytest.approx(0.01), "a fifth of nothing is no jump, this is one"
 
 
 OUT_OF_MEMORY = """

@@ -311,11 +311,9 @@ def _memory_table(step: StepMemory, row: RowSize) -> Table:
         ("logits", step.logits),
         ("all", step.total),
     ]
-    title = (
-        f"Memory of the largest row, estimated: {row.tokens:,} tokens,\n{row.patches:,} patches, "
-        f"{row.supervised:,} supervised"
-    )
-    return table(title, ("one device, nothing sharded", "GB"), [(name, f"{n / 1e9:,.2f}") for name, n in lines])
+    size = f"{row.tokens:,} tokens, {row.patches:,} patches, {row.supervised:,} targets"
+    shown = [(name, f"{n / 1e9:,.2f}") for name, n in lines]
+    return table("Memory of the largest row, estimated", (f"{size}; one device", "GB"), shown)
 
 
 def _savings_table(found: Sequence[Saving]) -> Table:

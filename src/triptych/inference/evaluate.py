@@ -14,7 +14,7 @@ from triptych.inference.judging import Judge, make_judge
 from triptych.inference.predictions import Evaluation, Score, score, score_by
 from triptych.model.device import choose_device
 from triptych.model.loading import choose_precision
-from triptych.model.trained import load_trained
+from triptych.model.trained import load_trained, quiet_loading
 from triptych.pages.page import write_whole
 from triptych.run.prepare import Prepared, is_main_process
 from triptych.run.reporter import Reporter
@@ -36,6 +36,7 @@ def evaluate(settings: RunSettings, prepared: Prepared, folder: Path, out: Repor
     return evaluate_all(settings, prepared, [folder], out)[0]
 
 
+@quiet_loading()
 def evaluate_all(settings: RunSettings, prepared: Prepared, folders: Sequence[Path], out: Reporter) -> list[Evaluation]:
     """Answer the eval samples with each model; of several, also write a page that compares them.
 

@@ -78,16 +78,15 @@ def _name_files(out: Path, settings: RunSettings, final: Path, terminal: Termina
     """What to look at, and how to go on."""
     output = Path(settings.output)
     evaluated = output / "eval"
-    terminal.line(
-        "\n".join(
-            (
-                "Look at:",
-                f"  {evaluated / final.name / 'index.html'}   answers beside their images, wrong ones first",
-                f"  {evaluated / Path(settings.model.path).name / 'index.html'}   the same of the base model",
-                f"  {output / 'loss.png'}   the loss curve",
-                f"  {out / 'data' / 'train.json'}   the data, in the shape that yours has",
-                f"  {out / 'run.yaml'}   the run file: change it and run `triptych train {out / 'run.yaml'}`",
-                f"  {final}   the fine-tuned model, a plain folder for transformers",
-            )
-        )
+    files = (
+        ("answers, wrong ones first", evaluated / final.name / "index.html"),
+        ("the same of the base model", evaluated / Path(settings.model.path).name / "index.html"),
+        ("curves and answers over time", output / "report.html"),
+        ("data in the shape yours has", out / "data" / "train.json"),
+        ("run file to change and train", out / "run.yaml"),
+        ("fine-tuned model, plain folder", final),
     )
+    width = max(len(what) for what, _ in files)
+    terminal.line("Look at:")
+    for what, path in files:
+        terminal.line(f"  {what:<{width}}  {path}")

@@ -55,6 +55,8 @@ class SpikeWatch:
     """Steps before anything is said"""
     SPREADS = 8.0
     """Above the median, in median distances from it"""
+    RISE = 0.1
+    """Above the median at least: where a loss is nearly 0, twice of it says nothing"""
 
     def __init__(self) -> None:
         self._last: deque[float] = deque(maxlen=self.KNOWN)
@@ -66,15 +68,18 @@ class SpikeWatch:
         spread = 0.0 if middle is None else median(abs(value - middle) for value in self._last)
         self._last.append(loss)
         self._quiet -= 1
-        if middle is None or self._quiet > 0 or loss < max(2 * middle, middle + self.SPREADS * spread):
+        if middle is None or self._quiet > 0 or loss < self._limit(middle, spread):
             return None
         self._quiet = self.LEAST
         return middle
 
+    def _limit(self, middle: float, spread: float) -> float:
+        return max(2 * middle, middle + self.SPREADS * spread, middle + self.RISE)
 
-def named(origins: Sequence[str]) -> str:
-    """Samples in a sentence, not too many."""
+
+def named(origins: Sequence[str], most: int = SHOWN) -> str:
+    """Samples in a sentence, not more than ``most``."""
     if not origins:
         return "no sample"
-    more = f" and {len(origins) - SHOWN:,} more" if len(origins) > SHOWN else ""
-    return ", ".join(origins[:SHOWN]) + more
+    more = f" and {len(origins) - most:,} more" if len(origins) > most else ""
+    return ", ".join(origins[:most]) + more

@@ -159,7 +159,7 @@ def refusal(*, learns: Iterable[str], sharded: bool) -> str | None:
     parts = [part for part in ("vision", "merger") if part in learns]
     if parts:
         named = " and ".join({"vision": "the vision tower", "merger": "the merger"}[part] for part in parts)
-        return f"{named} learn{'s' if len(parts) == 1 else ''}; freeze both to keep what they make of an image"
+        return f"{named} learn{'s' if len(parts) == 1 else ''}; freeze tower and merger to use it"
     if sharded:
         return "under FSDP or DeepSpeed a rank cannot run the tower on its own"
     return None

@@ -97,10 +97,9 @@ class StepRows:
         health.check_finite(self._output, step, losses, found, rate, samples)
         middle = self._spikes.look(sum(losses))
         if middle is not None:
-            origins = health.named([origin for row in samples for origin in row])
-            self._out.line(
-                f"step {step}: the loss jumped to {sum(losses):.4g}, from about {middle:.4g}; its samples: {origins}"
-            )
+            origins = health.named([origin for row in samples for origin in row], most=3)
+            self._out.line(f"step {step}: the loss jumped to {sum(losses):.4g}, from about {middle:.4g}")
+            self._out.line(f"  its samples: {origins}")
 
     def origins(self, row: Batch) -> list[str]:
         """Where a row's samples come from."""

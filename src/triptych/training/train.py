@@ -25,6 +25,7 @@ from triptych.model.compile import check_compiler, compile_layers
 from triptych.model.loading import PixelNormalizer, ProcessorFiles
 from triptych.model.parts import PartSize, learning_parts, part_sizes
 from triptych.model.trainable import parameter_rates
+from triptych.model.trained import quiet_loading
 from triptych.recovery import resources
 from triptych.recovery.output_folder import FINAL
 from triptych.recovery.resume import RUN_FILE, Start, fresh, lost_samples
@@ -53,6 +54,7 @@ LEAKAGE = 0.1
 """Relative difference of logits above which it is no rounding; bfloat16 was seen to give 0.01, leaks 0.6 and more."""
 
 
+@quiet_loading()
 def train(settings: RunSettings, prepared: Prepared, out: Reporter, *, start: Start | None = None) -> Path:
     """Train as ``settings`` say; returns the folder of the final model.
 
@@ -72,6 +74,8 @@ def train(settings: RunSettings, prepared: Prepared, out: Reporter, *, start: St
     context = make_context(settings, prepared, start)
     start.stop.check()
     set_seed(settings.train.seed)  # adapters start from random weights
+    if is_main_process():
+        out.line(f"loading {settings.model.path} ...")
     model, attention = _load(context)
     start.stop.check()
     rates = parameter_rates(model, context.family, settings)
@@ -303,11 +307,10 @@ def _print_start(context: TrainingContext, out: Reporter) -> None:
     settings, corpus, rows = context.settings, context.prepared.corpora["train"], len(context.plans["train"])
     tokens = int(corpus.lengths.tokens.sum())
     steps = math.ceil(rows / settings.train.rows_per_step)
-    out.line(
-        f"{context.family.name}, {settings.model.train}, {name_of(context.precision)}: "
-        f"{len(corpus):,} samples of {tokens:,} tokens ({int(corpus.supervised.sum()):,} supervised), "
-        f"{rows:,} rows in {context.plans['train'].epochs:.4g} epochs, {steps:,} steps"
-    )
+    epochs = context.plans["train"].epochs
+    out.line(f"{context.family.name}, {settings.model.train}, {name_of(context.precision)}")
+    out.line(f"{len(corpus):,} samples of {tokens:,} tokens ({int(corpus.supervised.sum()):,} supervised)")
+    out.line(f"{rows:,} rows in {epochs:.4g} epoch{'s' * (epochs != 1)}, {steps:,} steps")
     wanted = settings.train.max_steps
     if wanted is not None and steps < wanted:
         found = f"{wanted:,} steps are not reached in {settings.train.epochs:g} epochs"
