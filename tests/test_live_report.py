@@ -111,6 +111,18 @@ def test_answers_at_step_0_are_the_base_models(shown: Path, small_model_dir: Pat
     assert live_data(shown)["verdict"].startswith("The images")
 
 
+def test_tensorboard_of_a_run_holds_the_answers_of_its_report(shown: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = events.EventAccumulator(str(shown / "tensorboard")).Reload()
+    tables = {event.step: event.tensor_proto.string_val[0].decode() for event in found.Tensors("answers/text_summary")}
+    assert list(tables) == [showing.step for showing in read_showings(shown)]
+    cards = page_data(shown / "report.html")["cards"]
+    for table in tables.values():
+        assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == [f"| {card['origin']}" for card in cards]
+    with_images = [f"answers/{card['origin']}" for card in cards if card["images"]]
+    assert found.Tags()["images"] == with_images
+
+
 @pytest.mark.slow
 def test_the_best_model_is_the_best_by_its_metric_and_patience_ends_the_run(
     small_model_dir: Path, data: Path, tmp_path: Path

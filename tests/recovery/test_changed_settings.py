@@ -87,7 +87,7 @@ CHANGED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "eval.by": (["source"], ()),
     "data.train.min_pixels": (200, ()), "data.train.max_pixels": (9000, ()),
     "train.metric": ("exact_match", ("data.hold_out=0.5",)), "train.patience": (3, ("data.hold_out=0.5",)),
-    "train.show.samples": (2, ()), "train.show.max_new_tokens": (8, ()),
+    "train.show.samples": (2, ()), "train.show.max_new_tokens": (8, ()), "train.show.to_trackers": ("answers", ()),
     "train.hf.optim": ("adafactor", ()), "train.hf.report_to": ("none", ()), "output": ("/p", ()),
 }  # fmt: skip
 

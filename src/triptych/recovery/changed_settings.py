@@ -103,6 +103,7 @@ FATES: dict[str, tuple[Fate, str]] = {
     "train.patience": ("applied", ""),
     "train.show.samples": ("applied", "answers before are of other samples"),
     "train.show.max_new_tokens": ("applied", ""),
+    "train.show.to_trackers": ("applied", ""),
     "eval.max_new_tokens": ("applied", ""),
     "eval.batch_size": ("applied", ""),
     "eval.limit": ("applied", ""),

@@ -276,13 +276,9 @@ def _callbacks(
         PatienceCallback(settings, out),
     ]
     if is_main_process():
-        callbacks += [
-            RunLogCallback(context.output),
-            ReportCallback(out),
-            live_callback(context, model, attention, out),
-        ]
         board = tensorboard_callback(context.output, out)
-        callbacks += [board] if board else []
+        callbacks += [RunLogCallback(context.output), ReportCallback(out), *([board] if board else [])]
+        callbacks.append(live_callback(context, model, attention, board, out))
     return [*callbacks, StopCallback()]  # the last one, since it ends the run after a checkpoint
 
 

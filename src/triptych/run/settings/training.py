@@ -62,6 +62,9 @@ class ShowSettings(Settings):
     """Samples answered before training, at each evaluation and at the end; 0 shows none."""
     max_new_tokens: PositiveInt = 64
     """Longest answer that is shown, tokens."""
+    to_trackers: Literal["nothing", "answers", "images"] = "nothing"
+    """What trackers of ``report_to`` are sent of them: nothing, questions and answers as text, or small copies of the
+    images, too. TensorBoard's files in ``output``, like the report, hold both whatever this says."""
 
 
 class TrainSettings(Settings):

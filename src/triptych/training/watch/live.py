@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,14 @@ from transformers import PreTrainedModel, TrainerCallback
 from triptych.forward.attention import Attention
 from triptych.inference.judging import make_judge
 from triptych.inference.showing import Shower, answering, choose_samples
-from triptych.pages.cards import prompt_card
+from triptych.pages.cards import Card, prompt_card
 from triptych.pages.thumbnails import add_images
 from triptych.recovery.stopping import Stopped
 from triptych.reports.compare import flat
 from triptych.reports.live import REPORT, LiveReport
 from triptych.run.reporter import Reporter
 from triptych.training.context import TrainingContext
+from triptych.training.watch.answer_tables import AnswerTables, tracker_tables
 from triptych.training.watch.live_callback import LiveCallback
 from triptych.training.watch.trackers import TolerantCallback
 
@@ -32,9 +34,17 @@ IMAGE_BYTES = 4_000_000
 
 
 def live_callback(
-    context: TrainingContext, model: PreTrainedModel | PeftModel, attention: Attention, out: Reporter
+    context: TrainingContext, model: PreTrainedModel | PeftModel, attention: Attention, board: Any, out: Reporter
 ) -> LiveCallback:
-    """What keeps the report of a run current."""
+    """What keeps the report of a run current, and the answers in its trackers.
+
+    Args:
+        context: of the run.
+        model: that is trained.
+        attention: that it trains with.
+        board: transformers' TensorBoard callback, or None.
+        out: for what fails.
+    """
     shower = _shower(context, out)
     cards = []
     if shower is not None:
@@ -45,7 +55,18 @@ def live_callback(
         add_images(list(zip([image for card in cards for image in card["images"]], sized, strict=True)), IMAGE_BYTES)
     factor = context.prepared.encoder.geometry.factor
     report = LiveReport(context.output, _about(context), cards, factor)
-    return LiveCallback(report, shower, lambda: answering(model, attention, context.precision))
+    tables = partial(_tables, context, cards, board, out)
+    return LiveCallback(report, shower, lambda: answering(model, attention, context.precision), tables)
+
+
+def _tables(context: TrainingContext, cards: list[Card], board: Any, out: Reporter) -> AnswerTables:
+    """TensorBoard's files stay in the output, which holds the report; others are sent what the settings say."""
+    sent = context.settings.train.show.to_trackers
+    named = context.args.report_to or []
+    trackers = [] if sent == "nothing" else [named] if isinstance(named, str) else list(named)
+    return AnswerTables(
+        cards, tracker_tables(trackers, getattr(board, "tb_writer", None), images=sent == "images"), out
+    )
 
 
 @contextmanager

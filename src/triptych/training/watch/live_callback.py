@@ -10,23 +10,31 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from triptych.inference.showing import Shower
 from triptych.reports.live import LiveReport
+from triptych.training.watch.answer_tables import AnswerTables
 
 
 class LiveCallback(TrainerCallback):
     """Keeps ``report.html`` current, with answers over the steps where the model can answer while it trains."""
 
     def __init__(
-        self, report: LiveReport, shower: Shower | None, ready: Callable[[], AbstractContextManager[PreTrainedModel]]
+        self,
+        report: LiveReport,
+        shower: Shower | None,
+        ready: Callable[[], AbstractContextManager[PreTrainedModel]],
+        tables: Callable[[], AnswerTables],
     ) -> None:
         """
         Args:
             report: the page.
             shower: answers the samples; None for a page without answers.
             ready: gives the model ready to generate, and makes it as it was.
+            tables: makes the tables of the trackers, once these have begun.
         """
         self.report = report
         self.shower = shower
         self.ready = ready
+        self._make_tables = tables
+        self._tables: AnswerTables | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -59,3 +67,6 @@ class LiveCallback(TrainerCallback):
             with self.ready() as model:
                 answers = self.shower.answers(model)
             self.report.show(step, answers)
+            if self._tables is None:
+                self._tables = self._make_tables()
+            self._tables.show(step, answers)
