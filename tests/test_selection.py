@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ def test_no_image_is_on_both_sides(folder: Path, wanted: str, count: int) -> Non
     if count > 1:
         other = prepared(path, f"data.hold_out={wanted}", "train.seed=7").corpora["eval"]
         assert [str(other.origin(i)) for i in range(count)] != [str(held_out.origin(i)) for i in range(count)]
+
+
+def test_the_same_samples_are_held_out_wherever_the_data_lies(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "moved")
+    here, there = (load_run(run_over(place, hold_out=6)) for place in (folder, tmp_path / "moved"))
+    assert numbers(here.samples("eval")) == numbers(there.samples("eval"))
 
 
 def test_what_cannot_be_held_out_is_said(folder: Path) -> None:

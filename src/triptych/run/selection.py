@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,7 +15,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from triptych.corpus.corpus import Corpus
-from triptych.errors import ConfigError
+from triptych.errors import ConfigError, Origin
 from triptych.run.settings import RunSettings
 from triptych.run.settings.data import SourceSettings
 
@@ -74,8 +75,7 @@ def hold_out(corpus: Corpus, among: NDArray[np.int64], wanted: float, seed: int)
     _check_count(count, len(among), wanted)
     groups = groups_by_image(len(corpus), *corpus.image_uses())[among]
     _, first, group, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
-    # By the place in the data, not the number of the sample: another sample that is gone changes nothing.
-    keys = [xxhash.xxh3_64_intdigest(f"{seed} {corpus.origin(int(among[place]))}".encode()) for place in first]
+    keys = [_drawn_key(seed, corpus.origin(int(among[place]))) for place in first]
     taken, left = np.zeros(len(sizes), np.bool_), count
     for number in np.argsort(np.array(keys, np.uint64), kind="stable").tolist():
         if sizes[number] <= left:
@@ -88,6 +88,16 @@ def hold_out(corpus: Corpus, among: NDArray[np.int64], wanted: float, seed: int)
         )
     chosen: NDArray[np.int64] = among[taken[group]]
     return chosen
+
+
+def _drawn_key(seed: int, origin: Origin) -> int:
+    """The place of a group in the order that a seed draws.
+
+    By the place in the data, not the number of the sample: another sample that is gone changes nothing. By the file's
+    name without its folders: the same data draws the same samples wherever it lies.
+    """
+    place = f"{PurePath(origin.path).name}:{origin.line}.{origin.item}"
+    return xxhash.xxh3_64_intdigest(f"{seed} {place}".encode())
 
 
 def hold_out_rows(

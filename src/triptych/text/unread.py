@@ -12,7 +12,10 @@ from triptych.sources.references import holds_images, is_empty, is_reference, wo
 _MEDIA = "is not supported: Triptych trains on text and images"
 _TOOLS = "is not read here: `tools` stand beside the dialogue, `tool_calls` in a turn of the assistant"
 _PREFERENCE = "belongs to preference training; Triptych learns one answer: keep the chosen one as the last turn"
-_THINKING = "is not read here; what is thought stands in an answer's turn, as `reasoning_content`"
+_THINKING = (
+    "is not read here; what is thought stands in an answer's turn, as `reasoning_content` or between `<think>` and "
+    "`</think>`"
+)
 _KWARGS = "changes how a chat template renders; Triptych renders every sample alike"
 _TOKENS = "would choose which tokens are learned; write `loss: true`, `loss: false` or a `weight` in a turn"
 _OUT = "may leave it out of training; write `loss: false` in a turn, or remove the record"
