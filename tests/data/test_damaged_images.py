@@ -259,6 +259,7 @@ def test_bombs_cost_no_memory(damaged: list[Damaged]) -> None:
     data = damaged[0].path.parent / "data.jsonl"
     run = subprocess.run([sys.executable, "-c", PEAK, str(data)], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+    assert "decompression bomb" in run.stdout
     assert len(json.loads(run.stdout)["problems"]) == len(expected(damaged))
     megabytes = int(run.stderr.splitlines()[-1]) / 1024
     assert megabytes < 150, "a decoded bomb is over 178 MB: Pillow holds at least a byte a pixel"

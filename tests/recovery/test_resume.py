@@ -136,6 +136,7 @@ def test_refused_settings_are_named_together_and_nothing_is_written(
     before = (stopped / "run.yaml").read_bytes()
     code, err = server.run("train", str(write_run()), "--resume", "train.seed=7", "train.epochs=2", "batch.samples=1")
     assert code == 1
+    assert f"these settings cannot change between {stopped / 'checkpoint-6'} and --resume:" in err
     for said in ("train.seed: 42 -> 7", "train.epochs: 1 -> 2", "batch.samples: 2 -> 1"):
         assert said in err
     assert (stopped / "run.yaml").read_bytes() == before
